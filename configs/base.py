@@ -1,0 +1,57 @@
+"""Every knob, with its default and what it does.  All other configs start from here and change what differs.
+
+The defaults are the released Motif-Video 2B (model.md section 0) and, where nothing is published, this project's recipe.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = ConfigDict()
+  c.seed = 0  # initialisation, noise, times, routes, data order: all derive from it
+
+  c.model = ConfigDict(dict(
+      latent_channels=16,  # of the codec; the network reads 2 * 16 + 1 (noisy latent, first-frame latent, mask)
+      width=1536,
+      heads=12,
+      mlp_ratio=4,
+      depths=dict(dual=12, single=16, decoder=8),
+      patch=(1, 2, 2),  # latent (frames, height, width) of one token
+      text_dim=2560,
+      image_dim=1152,  # 0: no image tokens
+      rope_axes=(16, 56, 56),  # of the head width, to (time, height, width)
+      rope_theta=10000.0,
+      cross_attention=dict(kind="shared", query_norm="scale", dual=False),
+      dtype="bfloat16",
+      remat="block",
+      attention="xla",
+  ))
+  c.route = ConfigDict(dict(start=2, stop=26, keep=1.0, groups=8, policy="random"))  # keep=1.0: routing off
+  c.alignment = ConfigDict(dict(
+      teacher="gradients", teacher_dim=1024, tap=8, hidden=2048,
+      weight=0.0,  # 0.0: alignment off
+      last_step=0,  # alignment stops at this step; 0: never
+  ))
+  c.times = ConfigDict(dict(mean=0.0, std=1.0, shift=1.0))
+  c.encoders = ConfigDict(dict(codec="block_dct", text="word_hash", teacher="gradients"))
+  c.data = ConfigDict(dict(
+      path="", source="array_record",
+      batch_size=64,  # global
+      workers=4,
+      caption_drop=0.1, captions=(0.5, 0.3, 0.2),  # (long, short, truncated)
+      image_to_video=0.25,
+      validation=0.02,
+      text_tokens=512,
+  ))
+  c.optimizer = ConfigDict(dict(
+      kind="adamw", rate=1e-4, warmup=1000, decay="constant", betas=(0.9, 0.95), weight_decay=0.01, clip=1.0, ema=0.9999,
+  ))
+  c.mesh = ConfigDict(dict(data=-1, fsdp=1, sequence=1))  # -1: all devices that the others leave
+  c.train = ConfigDict(dict(
+      steps=100_000, log_every=50, validate_every=1000, validation_batches=8, sample_every=5000, save_every=1000, keep=3,
+  ))
+  c.sample = ConfigDict(dict(
+      sampler="euler", steps=50, shift=15.0, guidance=8.0, prompts=(), fps=24,
+      bucket=dict(frames=121, height=736, width=1280),
+  ))
+  return c
