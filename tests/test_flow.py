@@ -1,0 +1,128 @@
+"""The flow: one sign, one path, samplers of the order they state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from motif_jax.flow import guidance, path, samplers, times
+
+ORDER = dict(euler=1, heun=2)
+DENSITIES = [dict(mean=0.0, std=1.0, shift=1.0), dict(mean=0.4, std=0.7, shift=3.0), dict(mean=-0.5, std=1.2, shift=0.5)]
+
+
+def _pair(shape=(2, 3, 4)):
+  data, noise = jax.random.split(jax.random.key(0))
+  return jax.random.normal(data, shape), jax.random.normal(noise, shape)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_data_comes_back_from_any_point_of_the_path(t):
+  data, noise = _pair()
+  back = path.data_from(path.interpolate(data, noise, t), path.velocity(data, noise), t)
+  np.testing.assert_allclose(back, data, atol=1e-6)
+
+
+def test_time_zero_is_data_and_time_one_is_noise():
+  data, noise = _pair()
+  np.testing.assert_array_equal(path.interpolate(data, noise, 0.0), data)
+  np.testing.assert_array_equal(path.interpolate(data, noise, 1.0), noise)
+
+
+def test_velocity_is_the_derivative_of_the_path():
+  data, noise = _pair()
+  _, slope = jax.jvp(lambda t: path.interpolate(data, noise, t), (0.3,), (1.0,))
+  np.testing.assert_allclose(path.velocity(data, noise), slope, atol=1e-6)
+
+
+def test_a_time_per_sample_meets_the_batch_axis_even_where_other_axes_agree_in_size():
+  data, noise = _pair((2, 5, 2))
+  t = jnp.array([0.0, 1.0])
+  x = path.interpolate(data, noise, t)
+  np.testing.assert_array_equal(x, jnp.stack([data[0], noise[1]]))
+  np.testing.assert_allclose(path.data_from(x, path.velocity(data, noise), t), data, atol=1e-6)
+
+
+@pytest.mark.parametrize("cfg", DENSITIES)
+def test_training_times_follow_their_density(cfg):
+  count, bins = 100_000, 25
+  t = np.asarray(times.sample(jax.random.key(1), (count,), **cfg))
+  edges = np.linspace(0, 1, bins + 1)
+  found = np.histogram(t, edges)[0] / count
+  # The exact share of a bin: the mean of the density at many midpoints of the bin, times its width.
+  fine = (np.arange(bins * 200) + 0.5) / (bins * 200)
+  expected = np.asarray(times.density(fine, **cfg)).reshape(bins, 200).mean(axis=1) / bins
+  assert expected.sum() == pytest.approx(1, abs=1e-3)
+  assert np.all(np.abs(found - expected) < 5 * np.sqrt(expected / count) + 1e-4)
+
+
+@pytest.mark.parametrize("s", [0.5, 4.0])
+def test_sampled_times_are_shifted_logit_normals(s):
+  key = jax.random.key(2)
+  plain = times.sample(key, (64,), mean=0.2, std=1.1, shift=1.0)
+  np.testing.assert_allclose(times.sample(key, (64,), mean=0.2, std=1.1, shift=s), times.shift(plain, s), rtol=1e-5)
+
+
+def test_grid_is_the_released_one():
+  t = times.grid(50, 15.0)
+  assert t.shape == (51,) and t.dtype == np.float32
+  np.testing.assert_allclose(t[:4], [1.0, 0.9986, 0.9972, 0.9958], atol=5e-5)
+  np.testing.assert_allclose(t[-4:], [0.4891, 0.3846, 0.2344, 0.0], atol=5e-5)
+
+
+def test_unshifted_grid_is_even():
+  np.testing.assert_allclose(times.grid(4, 1.0), [1, 0.75, 0.5, 0.25, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize("steps, s", [(0, 1.0), (4, 0.0)])
+def test_impossible_grids_are_refused(steps, s):
+  with pytest.raises(ValueError, match="at least 1 step and a positive shift"):
+    times.grid(steps, s)
+
+
+def test_guidance_scale_one_is_no_guidance():
+  cond, uncond = _pair()
+  v = guidance.guided(lambda x, t: (cond, uncond), 1.0)
+  np.testing.assert_allclose(v(None, None), cond, atol=1e-6)
+
+
+def test_guidance_extrapolates_from_the_unconditional_through_the_conditional_velocity():
+  v = guidance.guided(lambda x, t: (x + t, x - t), 3.0)
+  np.testing.assert_allclose(v(jnp.array([1.0, 2.0]), 0.5), [3.5, 4.5])
+
+
+def test_guidance_takes_another_rule():
+  v = guidance.guided(lambda x, t: (x, 2 * x), 7.0, rule=lambda cond, uncond, scale: uncond * scale)
+  np.testing.assert_allclose(v(jnp.array(1.0), 0.5), 14.0)
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_samplers_are_exact_on_straight_paths(sampler):
+  data, noise = _pair()
+  end = samplers.integrate(lambda x, t: path.velocity(data, noise), noise, times.grid(3, 5.0), sampler)
+  np.testing.assert_allclose(end, data, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+@pytest.mark.parametrize("v, start, exact", [
+    (lambda x, t: -2.0 * x, 1.0, np.exp(2.0)),  # linear in x
+    (lambda x, t: x * jnp.cos(3 * t), 1.0, np.exp(-np.sin(3.0) / 3)),  # linear in x, and depends on t
+    (lambda x, t: jnp.square(x), 0.5, 1 / 3),  # not linear
+], ids=["exponential", "in_time", "square"])
+def test_samplers_have_their_order_of_accuracy(sampler, v, start, exact):
+  with jax.enable_x64(True):
+    ends = [samplers.integrate(v, jnp.float64(start), jnp.linspace(1, 0, n + 1, dtype=jnp.float64), sampler) for n in (256, 512)]
+  coarse, fine = (abs(float(end) - exact) for end in ends)
+  assert fine < 0.1
+  assert np.log2(coarse / fine) == pytest.approx(ORDER[sampler], abs=0.1)
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_samplers_walk_the_whole_grid(sampler):
+  seen = samplers.integrate(lambda x, t: jnp.ones(()), jnp.zeros(()), jnp.array([1.0, 0.7, 0.2]), sampler)
+  assert float(seen) == pytest.approx(-0.8)
+
+
+def test_an_unknown_sampler_names_the_known_ones():
+  with pytest.raises(ValueError, match="'rk4' is not a sampler; expected one of euler, heun"):
+    samplers.integrate(lambda x, t: x, jnp.zeros(2), jnp.array([1.0, 0.0]), "rk4")
