@@ -1,0 +1,78 @@
+"""Attention over token segments, behind one function with named backends.
+
+Shape suffixes in this file: B batch, L queries, S keys, N heads, D features of a head.
+Segments (video, context, decoder, encoder tokens) stay apart everywhere else, each with its own sharding; they are
+concatenated only here.
+"""
+
+import difflib
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+CHUNK = 512  # queries per step of the chunked backend
+
+
+def attend(queries: tuple[Array, ...], keys: tuple[Array, ...], values: tuple[Array, ...], masks: tuple[Array | None, ...],
+           *, backend: str) -> tuple[Array, ...]:
+  """Softmax attention of all `queries` over all `keys`, split back into the segments of the queries.
+
+  Each segment is (B, length, N, D); a mask is (B, length) with True for keys that may be attended, or None for all of them.
+  Scale 1 / sqrt(D); softmax in float32.  `backend` is a key of `BACKENDS`; nothing falls back to another one.
+  """
+  if backend not in BACKENDS:
+    close = difflib.get_close_matches(backend, BACKENDS, n=1)
+    raise ValueError(f"model.attention is {backend!r}; known backends: {', '.join(BACKENDS)}." + (f" Did you mean {close[0]!r}?" if close else ""))
+  q, k, v = (jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0] for parts in (queries, keys, values))
+  out = BACKENDS[backend](q, k, v, _joint_mask(keys, masks))
+  ends = [sum(part.shape[1] for part in queries[:i]) for i in range(1, len(queries))]
+  return tuple(jnp.split(out, ends, axis=1))
+
+
+def _joint_mask(keys, masks) -> Array | None:
+  """One (B, S) mask for the concatenated keys, or None where no segment has one."""
+  if all(mask is None for mask in masks):
+    return None
+  full = [jnp.ones(part.shape[:2], bool) if mask is None else mask for part, mask in zip(keys, masks)]
+  return jnp.concatenate(full, axis=1)
+
+
+def xla(q_BLND: Array, k_BSND: Array, v_BSND: Array, mask_BS: Array | None) -> Array:
+  """Plain attention; materialises the (B, N, L, S) logits."""
+  logits = jnp.einsum("blnd,bsnd->bnls", q_BLND, k_BSND, preferred_element_type=jnp.float32) / math.sqrt(q_BLND.shape[-1])
+  if mask_BS is not None:
+    logits = jnp.where(mask_BS[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v_BSND.dtype)
+  return jnp.einsum("bnls,bsnd->blnd", weights, v_BSND)
+
+
+def chunked(q_BLND: Array, k_BSND: Array, v_BSND: Array, mask_BS: Array | None) -> Array:
+  """`xla` over blocks of queries, recomputed in the backward pass: memory grows with CHUNK * S instead of L * S."""
+  length = q_BLND.shape[1]
+  size = min(CHUNK, length)
+  count = -(-length // size)
+  padded = jnp.pad(q_BLND, ((0, 0), (0, count * size - length), (0, 0), (0, 0)))
+  blocks = jnp.moveaxis(padded.reshape(padded.shape[0], count, size, *padded.shape[2:]), 1, 0)
+  block = jax.checkpoint(lambda q: xla(q, k_BSND, v_BSND, mask_BS))
+  out = jnp.moveaxis(jax.lax.map(block, blocks), 0, 1)
+  return out.reshape(padded.shape)[:, :length]
+
+
+def cudnn(q_BLND: Array, k_BSND: Array, v_BSND: Array, mask_BS: Array | None) -> Array:
+  """cuDNN's fused attention, on NVIDIA GPUs in bfloat16; masked keys must stand at the tail.
+
+  The mask becomes a length per sample: cuDNN would turn a boolean mask into a dense L x S bias.
+  """
+  platform = jax.default_backend()
+  if platform != "gpu" or q_BLND.dtype != jnp.bfloat16:
+    raise ValueError(f"model.attention='cudnn' needs an NVIDIA GPU and bfloat16; here is {platform} and {q_BLND.dtype}. "
+                     "Use 'xla' or 'chunked', or set model.dtype='bfloat16' on a GPU.")
+  lengths = None if mask_BS is None else jnp.sum(mask_BS, axis=1, dtype=jnp.int32)
+  query_lengths = None if lengths is None else jnp.full_like(lengths, q_BLND.shape[1])
+  return jax.nn.dot_product_attention(q_BLND, k_BSND, v_BSND, query_seq_lengths=query_lengths, key_value_seq_lengths=lengths,
+                                      implementation="cudnn")
+
+
+BACKENDS = {"xla": xla, "chunked": chunked, "cudnn": cudnn}

@@ -1,0 +1,137 @@
+"""The two block kinds of the backbone (paper section on the three-part backbone; model.md sections 1.5 to 1.7).
+
+A block takes a tuple of token segments, applies its layers to each, and lets them meet only inside `attend`.  The first
+segment is the one that RoPE turns and that cross-attention writes to; the last one of the encoder stage is the text:
+  dual and single   (video, text) or (video, image, text)
+  decoder           (decoder, encoder)
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from motif_jax.config import ModelConfig
+from motif_jax.model.attention import attend
+from motif_jax.model.layers import EPS, Heads, Mlp, Modulation, RMSNorm, Triple, dense, ZEROS
+from motif_jax.model.rope import Rope, rotate
+
+Tokens = tuple[Array, ...]  # each (B, length, D)
+Masks = tuple[Array | None, ...]  # each (B, length), True = may be attended; None = all
+
+
+class CrossAttention(nn.Module):
+  """Shared Cross-Attention: new queries from the video's attention output, keys and values of the text.
+
+  With `shared`, keys, values and both RMS norms are those of the block's self-attention, which has already computed them for
+  the text; else the module has its own (the diffusers layout).  The output projection starts at zero.
+  """
+
+  cfg: ModelConfig
+  shared: bool
+
+  def setup(self):
+    cfg = self.cfg
+    shape = (cfg.heads, cfg.head_dim)
+    self.query = dense(shape, cfg.dtype)
+    if self.shared and cfg.cross_attention.query_norm != "none":
+      bias = cfg.cross_attention.query_norm == "scale_bias"
+      self.query_layernorm = nn.LayerNorm(epsilon=EPS, use_bias=bias, use_fast_variance=False, dtype=jnp.float32)
+    if not self.shared:
+      self.key, self.value = dense(shape, cfg.dtype), dense(shape, cfg.dtype)
+      self.query_norm, self.key_norm = RMSNorm(), RMSNorm()
+    self.out = dense(cfg.width, cfg.dtype, axis=(-2, -1), kernel_init=ZEROS)
+
+  def __call__(self, video: Array, text: Array, mask: Array | None, rope: Rope, own: tuple | None = None) -> Array:
+    """What the text writes into `video` (B, L, D), from `text` (B, T, D); `own` is the block's (query norm, k, v) to share."""
+    q = self.query(video)
+    if self.shared:
+      query_norm, k, v = own
+      if self.cfg.cross_attention.query_norm != "none":
+        flat = self.query_layernorm(q.reshape(video.shape))  # over all heads together
+        q = flat.astype(q.dtype).reshape(q.shape)
+    else:
+      query_norm, k, v = self.query_norm, self.key_norm(self.key(text)), self.value(text)
+    q = rotate(query_norm(q), rope)
+    (attended,) = attend((q,), (k,), (v,), (mask,), backend=self.cfg.attention)
+    return self.out(attended)
+
+
+class Stream(nn.Module):
+  """One modality's own layers in a dual-stream block."""
+
+  cfg: ModelConfig
+
+  def setup(self):
+    self.modulation = Modulation(6, self.cfg.dtype)
+    self.attention = Heads(self.cfg)
+    self.mlp = Mlp(self.cfg)
+
+
+class DualBlock(nn.Module):
+  """Early fusion: video and text keep their own weights and meet in one joint attention.  Image tokens use the text's."""
+
+  cfg: ModelConfig
+
+  def setup(self):
+    self.video, self.text = Stream(self.cfg), Stream(self.cfg)
+    if self.cfg.cross_attention.dual:
+      self.cross = CrossAttention(self.cfg, shared=False)
+
+  def __call__(self, tokens: Tokens, masks: Masks, cond: Array, rope: Rope) -> Tokens:
+    context = len(tokens) - 1
+    streams = (self.video,) + (self.text,) * context
+    modulations = [self.video.modulation(cond)] + [self.text.modulation(cond)] * context
+    attention_mods = [Triple(*m[:3]) for m in modulations]
+    mlp_mods = [Triple(*m[3:]) for m in modulations]
+    ropes = (rope,) + (None,) * context
+
+    normed = [mod.apply(x) for mod, x in zip(attention_mods, tokens)]
+    q, k, v = zip(*(s.attention(x, r) for s, x, r in zip(streams, normed, ropes)))
+    attended = attend(q, k, v, masks, backend=self.cfg.attention)
+    attended = [s.attention.out(a) for s, a in zip(streams, attended)]
+    tokens = [mod.add(x, a) for mod, x, a in zip(attention_mods, tokens, attended)]
+    if self.cfg.cross_attention.dual:
+      tokens[0] += self.cross(attended[0], normed[-1], masks[-1], rope)  # not gated
+    return tuple(mod.add(x, s.mlp(mod.apply(x))) for mod, x, s in zip(mlp_mods, tokens, streams))
+
+
+class SingleBlock(nn.Module):
+  """Joint representation, or detail: one set of weights for all segments, attention and MLP in parallel.
+
+  The reference's `proj_out` over the concatenation [attention, mlp] is the sum of two projections here.
+  """
+
+  cfg: ModelConfig
+  cross_kind: str = "none"
+
+  def setup(self):
+    self.modulation = Modulation(3, self.cfg.dtype)
+    self.attention = Heads(self.cfg, out_bias=False)
+    self.mlp = Mlp(self.cfg)
+    if self.cross_kind != "none":
+      self.cross = CrossAttention(self.cfg, shared=self.cross_kind == "shared")
+
+  def __call__(self, tokens: Tokens, masks: Masks, cond: Array, rope: Rope) -> Tokens:
+    mod = Triple(*self.modulation(cond))
+    ropes = (rope,) + (None,) * (len(tokens) - 1)
+
+    normed = [mod.apply(x) for x in tokens]
+    q, k, v = zip(*(self.attention(x, r) for x, r in zip(normed, ropes)))
+    attended = list(attend(q, k, v, masks, backend=self.cfg.attention))
+    if self.cross_kind != "none":  # before the projection, so the block's gate acts on it
+      video = attended[0].reshape(tokens[0].shape)
+      own = (self.attention.query_norm, k[-1], v[-1])
+      attended[0] += self.cross(video, normed[-1], masks[-1], rope, own).reshape(attended[0].shape)
+    return tuple(mod.add(x, self.attention.out(a) + self.mlp(n)) for x, a, n in zip(tokens, attended, normed))
+
+
+def block_of(kind: str, cfg: ModelConfig) -> nn.Module:
+  """The block module of a kind of segment in the plan."""
+  return BLOCKS[kind](cfg)
+
+
+BLOCKS = {
+    "dual": DualBlock,
+    "single": lambda cfg: SingleBlock(cfg, cfg.cross_attention.kind),
+    "decoder": SingleBlock,
+}
