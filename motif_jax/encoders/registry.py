@@ -1,0 +1,22 @@
+"""The encoders by name: what `config.encoders` may say.  Each entry is called without arguments.
+
+Codec    encode(video (B, F, H, W, 3) in [-1, 1]) -> latents (B, F', H', W', C), decode, grid, latent_times, name, version, channels, strides
+Text     encode(captions) -> [(T, dim), ...], name, version, dim
+Teacher  encode(video, times) -> (B, len(times), h, w, dim), name, version, dim
+"""
+
+from functools import partial
+
+from motif_jax.encoders.block_dct import BlockDCT
+from motif_jax.encoders.word_hash import WordHash
+
+CODECS = {
+    "block_dct": BlockDCT,  # 4 x 4 x 4 pixels in 24 channels
+    "block_dct_16": partial(BlockDCT, "block_dct_16", channels=16),
+    "block_dct_32": partial(BlockDCT, "block_dct_32", channels=32),
+    "block_dct_48": partial(BlockDCT, "block_dct_48", channels=48),
+    "block_dct_488": partial(BlockDCT, "block_dct_488", strides=(4, 8, 8), channels=64),
+    "block_dct_244": partial(BlockDCT, "block_dct_244", strides=(2, 4, 4), channels=16),
+}
+TEXTS = {"word_hash": WordHash}
+TEACHERS = {}
