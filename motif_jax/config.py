@@ -10,7 +10,8 @@ import math
 import types
 import typing
 
-import ml_collections
+if typing.TYPE_CHECKING:  # for one annotation: the model also runs where ml_collections is not installed
+  import ml_collections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Config:
   sample: SampleConfig
 
 
-def from_config_dict(c: ml_collections.ConfigDict | dict) -> Config:
+def from_config_dict(c: "ml_collections.ConfigDict | dict") -> Config:
   """The frozen `Config` of a ConfigDict.  ValueError names every unknown, missing or mistyped key, and every bad combination."""
   problems: list[str] = []
   built = _build(Config, dict(c), "", problems)
@@ -294,4 +295,5 @@ def one_of(wrong: list[str], path: str, value: str, known) -> None:
   """Appends a sentence to `wrong` unless `value` is one of `known`."""
   if value not in known:
     close = difflib.get_close_matches(value, known, n=1)
-    wrong.append(f"{path} is {value!r}, expected one of {', '.join(map(repr, known))}" + (f"; did you mean {close[0]!r}?" if close else "."))
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    wrong.append(f"{path} is {value!r}, expected one of {', '.join(map(repr, known))}{hint}")
