@@ -9,7 +9,7 @@ from jax import Array
 
 
 def shift(t, s: float):
-  """Times moved towards noise for s > 1, of the shape of `t`; 0 and 1 stay.  Larger pictures need more: arXiv 2403.03206, 5.3.2."""
+  """Times moved towards noise for s > 1, of the shape of `t`; 0 and 1 stay.  Larger clips need it: arXiv 2403.03206, 5.3.2."""
   return s * t / (1 + (s - 1) * t)
 
 

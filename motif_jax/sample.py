@@ -1,0 +1,89 @@
+"""Sampling as three pure functions: prompts -> features, features -> latents, latents -> frames.
+
+The interesting part is `_integrate`: the network with its conditions becomes a velocity (x, t) -> v, which guidance wraps and a
+sampler follows from noise to data.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from motif_jax.config import Config, ModelConfig
+from motif_jax.flow import samplers, times
+from motif_jax.flow.guidance import guided
+from motif_jax.model import transformer
+from motif_jax.model.conditioning import network_input
+
+
+def encode_prompts(text_encoder, prompts: Sequence[str], text_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+  """Features (B, T, dim) float32 and mask (B, T), True for real tokens.  Longer prompts are cut to T tokens, as in training."""
+  features = np.zeros((len(prompts), text_tokens, text_encoder.dim), np.float32)
+  mask = np.zeros((len(prompts), text_tokens), bool)
+  for row, encoded in enumerate(text_encoder.encode(prompts)):
+    count = min(len(encoded), text_tokens)
+    features[row, :count] = encoded[:count]
+    mask[row, :count] = True
+  return features, mask
+
+
+def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Array, empty_mask: Array, *, key: Array,
+             grid: tuple[int, int, int], steps: int, shift: float, guidance: float, sampler: str, indices: Array | None = None,
+             first_frame: Array | None = None, image: Array | None = None) -> Array:
+  """Latents (B, F, H, W, C) float32 for text features (B, T, dim) with their mask (B, T).
+
+  Args:
+    params: of the model alone, best its moving average.
+    empty_text, empty_mask: (1, T, dim) and (1, T), the encoding of "": what guidance leads away from.
+    grid: (F, H, W) of the latents, from the codec's `grid`.
+    guidance: scale of classifier-free guidance; 1 runs the conditional pass alone.
+    indices: (B,) number of each sample, by default 0 ... B - 1.  Key and number alone decide a sample's noise, so that it comes
+      out the same in any batch.
+    first_frame: (B, levels, H, W, C) latents of the given first frame as it gets blurrier, for image-to-video; one level: never.
+    image: (B, I, image_dim) tokens of that frame, for models with an image embedder.
+  """
+  indices = jnp.arange(len(text)) if indices is None else jnp.asarray(indices)
+  empty_text, empty_mask = (jnp.broadcast_to(empty, full.shape) for empty, full in ((empty_text, text), (empty_mask, mask)))
+  samplers.named(sampler)  # a wrong name is told before anything compiles
+  noise = initial_noise(key, indices, (*grid, cfg.model.latent_channels))
+  return _integrate(params, (text, mask), (empty_text, empty_mask), noise, times.grid(steps, shift), guidance, first_frame, image,
+                    model=cfg.model, sampler=sampler, with_guidance=guidance != 1)
+
+
+def decode(codec, latents: Array) -> Array:
+  """Frames (B, F, H, W, 3) uint8 of latents (B, F', H', W', C)."""
+  return _decode(latents, codec=codec)
+
+
+def initial_noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:
+  """Normal noise (B, *shape) float32 in which row i depends on `key` and indices[i] (B,) alone."""
+  return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))(indices)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampler", "with_guidance"))
+def _integrate(params, text, empty, noise, grid, scale, first_frame, image, *, model: ModelConfig, sampler, with_guidance):
+  """Latents (B, F, H, W, C) at the end of the times `grid`; `text` and `empty` are pairs of features and mask."""
+  passes = 2 if with_guidance else 1
+  # Both passes are one batch of 2B: first all conditional rows, then all unconditional ones.
+  features, mask = (jnp.concatenate(pair) for pair in zip(text, empty)) if with_guidance else text
+  repeat = lambda x: None if x is None else jnp.concatenate([x] * passes)
+  # A clip of one frame is never conditioned: nothing would be left to generate (model.md section 3.3).
+  conditioned = jnp.full(len(noise), first_frame is not None and noise.shape[1] > 1)
+  first_frame = jnp.zeros_like(noise[:, :1]) if first_frame is None else first_frame
+  image = repeat(image)
+
+  def velocity(x, t):
+    t = jnp.full(len(x), t)
+    latents = network_input(x, first_frame, t, conditioned)
+    v, _ = transformer.apply(params, model, repeat(latents), repeat(t), features, text_mask=mask, image=image)
+    return tuple(jnp.split(v, 2)) if with_guidance else v
+
+  return samplers.integrate(guided(velocity, scale) if with_guidance else velocity, noise, grid, sampler)
+
+
+@functools.partial(jax.jit, static_argnames="codec")
+def _decode(latents, *, codec):
+  return jnp.round(jnp.clip(codec.decode(latents) * 0.5 + 0.5, 0, 1) * 255).astype(jnp.uint8)
