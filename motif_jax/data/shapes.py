@@ -25,11 +25,12 @@ TRAVEL = (0.26, 0.34)  # distance covered over a clip, as a share of the frame a
 HELD_OUT_PERCENT = 22
 SUPERSAMPLE = 4  # points per axis and pixel, for anti-aliased edges
 
+# The first sentence holds all, because the truncated caption of the recipe is the first sentence.
 LONG = (
     "A {size} {colour} {shape} {moves} on a {background} background. Nothing else is in the picture.",
     "On a {background} background, a {size} {colour} {shape} {moves}. The view is fixed.",
     "The clip shows a {size} {colour} {shape} that {moves} in front of a {background} background. The light is even.",
-    "A {colour} {shape} {moves}. It is {size} and the background is {background}.",
+    "A {colour} {shape}, {size} in the frame, {moves} over a {background} background. It keeps its colour.",
 )
 SHORT = "a {colour} {shape} {moves} on {background}"
 
@@ -134,7 +135,7 @@ def write_folder(path, count: int, *, seed: int, bucket: tuple[int, int, int] = 
     clip = known[np.random.default_rng([seed, 0, turn]).permutation(len(known))[place]]
     rng = np.random.default_rng([seed, 1, i])
     name = f"clip_{i:06d}.mp4"
-    videos.write_mp4(path / name, render(clip, rng, frames=frames, height=height, width=width), fps)
+    videos.write_mp4(path / name, render(clip, rng, frames=frames, height=height, width=width), fps=fps)
     lines.append(json.dumps({"file": name, "long": caption_long(clip, rng), "short": caption_short(clip)}))
   (path / "captions.jsonl").write_text("\n".join(lines) + "\n")
   return path

@@ -1,13 +1,15 @@
 """The encoders by name: what `config.encoders` may say.  Each entry is called without arguments.
 
-Codec    encode(video (B, F, H, W, 3) in [-1, 1]) -> latents (B, F', H', W', C), decode, grid, latent_times, name, version, channels, strides
-Text     encode(captions) -> [(T, dim), ...], name, version, dim
-Teacher  encode(video, times) -> (B, len(times), h, w, dim), name, version, dim
+Codec    name, version, channels, strides (t, h, w); encode(video (B, F, H, W, 3) in [-1, 1]) -> latents (B, F', H', W', C);
+         decode(latents) -> video; grid(frames, height, width) -> (F', H', W'); latent_times(frames) -> F' pixel-frame times
+Text     name, version, dim; encode(captions) -> a (T, dim) array for each
+Teacher  name, version, dim; encode(video (B, F, H, W, 3) in [-1, 1], times) -> (B, len(times), h, w, dim)
 """
 
 from functools import partial
 
 from motif_jax.encoders.block_dct import BlockDCT
+from motif_jax.encoders.gradients import Gradients
 from motif_jax.encoders.word_hash import WordHash
 
 CODECS = {
@@ -19,4 +21,4 @@ CODECS = {
     "block_dct_244": partial(BlockDCT, "block_dct_244", strides=(2, 4, 4), channels=16),
 }
 TEXTS = {"word_hash": WordHash}
-TEACHERS = {}
+TEACHERS = {"gradients": Gradients}
