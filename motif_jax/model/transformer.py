@@ -159,7 +159,9 @@ def unpatchify(patches: Array, grid: tuple[int, int, int], cfg: ModelConfig) -> 
 def time_features(t: Array) -> Array:
   """[cos | sin] features (B, 256) float32 of 1000 t; float32 up to here, because bfloat16 would round 998.64 to 1000."""
   half = TIME_FEATURES // 2
-  frequency = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / half), jnp.float32)
+  # The exponent is rounded to float32 before `exp`, as in the reference: at 1000 t = 900 the last bit of it moves angles by 5e-4.
+  exponent = np.float32(-np.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
+  frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
   angle = 1000 * t.astype(jnp.float32)[:, None] * frequency
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
