@@ -1,0 +1,98 @@
+"""One training record: the frozen encoders' view of one captioned clip, as a dict of numpy arrays and strings.
+
+  key            str, unique: the file within its folder (and "@seconds" where a clip starts later)
+  latents        (F, H, W, C) float16
+  first_frame    (LEVELS, H, W, C) float16: latent of the first frame at rising Gaussian blur; level 0 is unblurred
+  text_long, text_short, text_truncated    (T, dim) float16, any T >= 1
+  teacher        (F, h, w, dim) float16: the alignment teacher's features at the latents' times
+  caption_long, caption_short, source      str
+  start, fps     float: seconds into the source, frames per second of the clip
+"""
+
+import dataclasses
+import functools
+import hashlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+LEVELS = 4
+TEXTS = ("text_long", "text_short", "text_truncated")
+STRINGS = ("key", "caption_long", "caption_short", "source")
+NUMBERS = ("start", "fps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """The sizes that all records of one bucket share."""
+
+  grid: tuple[int, int, int]  # latent (F, H, W)
+  channels: int
+  text_dim: int
+  teacher_grid: tuple[int, int]  # (h, w)
+  teacher_dim: int
+
+  @property
+  def shapes(self) -> dict[str, tuple[int | None, ...]]:
+    """Array name -> shape; None: any length."""
+    frames, height, width = self.grid
+    return dict(
+        latents=(frames, height, width, self.channels),
+        first_frame=(LEVELS, height, width, self.channels),
+        teacher=(frames, *self.teacher_grid, self.teacher_dim),
+        **{text: (None, self.text_dim) for text in TEXTS},
+    )
+
+
+def check(record: dict, spec: Spec) -> None:
+  """Raises a ValueError that names all that is wrong with `record`.  One of the three doors where shapes are asserted."""
+  wrong = []
+  for name, shape in spec.shapes.items():
+    array = record.get(name)
+    if not isinstance(array, np.ndarray) or array.dtype != np.float16 or not _fits(array.shape, shape):
+      given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+      wrong.append(f"{name} is {given}, expected float16 {tuple('T' if n is None else n for n in shape)}")
+    elif not np.isfinite(array).all():
+      wrong.append(f"{name} holds values that are not finite in float16")
+  wrong += [f"{name} is {record.get(name)!r}, expected a string" for name in STRINGS if not isinstance(record.get(name), str)]
+  wrong += [f"{name} is {record.get(name)!r}, expected a float" for name in NUMBERS if not isinstance(record.get(name), float)]
+  if unknown := sorted(set(record) - {*spec.shapes, *STRINGS, *NUMBERS}):
+    wrong.append(f"unknown entries {unknown}")
+  if wrong:
+    raise ValueError(f"record {record.get('key')!r} does not fit its bucket: " + "; ".join(wrong) + ".")
+
+
+@functools.cache
+def features(spec: Spec) -> tfds.features.FeaturesDict:
+  """The tfds features of records of `spec`."""
+  # Arrays as raw bytes: the default encoding of tfds knows no float16 and would store every number as a float32 in a list.
+  arrays = {name: tfds.features.Tensor(shape=shape, dtype=np.float16, encoding="bytes") for name, shape in spec.shapes.items()}
+  strings = {name: tfds.features.Text() for name in STRINGS}
+  numbers = {name: tfds.features.Scalar(np.float32) for name in NUMBERS}
+  return tfds.features.FeaturesDict({**arrays, **strings, **numbers})
+
+
+def to_bytes(record: dict, spec: Spec) -> bytes:
+  """`record` as a serialized tf.Example, checked."""
+  check(record, spec)
+  return features(spec).serialize_example(record)
+
+
+def from_example(example: dict) -> dict:
+  """The record of what tfds reads: strings instead of bytes, Python floats."""
+  strings = {name: example[name].decode() for name in STRINGS}
+  return {**example, **strings, **{name: float(example[name]) for name in NUMBERS}}
+
+
+def from_bytes(content: bytes, spec: Spec) -> dict:
+  """The record that `to_bytes` made."""
+  return from_example(features(spec).deserialize_example_np(content))
+
+
+def digest(key: str) -> int:
+  """An evenly spread number in [0, 2**64) of a record's key: the same on every machine and in every run."""
+  return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+def _fits(given, expected) -> bool:
+  return len(given) == len(expected) and all(n == m if m is not None else n >= 1 for n, m in zip(given, expected))
