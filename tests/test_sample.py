@@ -1,0 +1,162 @@
+"""Sampling with a tiny model that feels all of its inputs: what a sample may depend on, and what it may not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from motif_jax import config, sample
+from motif_jax.encoders.registry import CODECS, TEXTS
+from motif_jax.model import transformer
+from tests.sensitive import sensitive
+
+GRID, T = (3, 2, 4), 6
+PROMPTS = ("a red square moves left", "a blue disc", "a green star on a white background")
+
+
+def _config():
+  c = base.get_config()
+  c.model.update(dict(latent_channels=5, width=16, heads=2, depths=dict(dual=0, single=1, decoder=0), patch=(1, 1, 2),
+                      rope_axes=(2, 2, 4), text_dim=TEXTS["word_hash"]().dim, image_dim=7, dtype="float32", remat="none"))
+  c.route.keep = 1.0
+  return config.from_config_dict(c)
+
+
+CFG = _config()
+
+
+@pytest.fixture(scope="module")
+def params():
+  return sensitive(jax.eval_shape(lambda key: transformer.init(key, CFG.model), jax.random.key(0)), seed=0)
+
+
+def _generate(params, prompts=PROMPTS, **changed):
+  text, mask = sample.encode_prompts(TEXTS["word_hash"](), prompts, T)
+  empty_text, empty_mask = sample.encode_prompts(TEXTS["word_hash"](), [""], T)
+  kwargs = dict(key=jax.random.key(3), grid=GRID, steps=2, shift=3.0, guidance=2.0, sampler="euler") | changed
+  return np.asarray(sample.generate(params, CFG, text, mask, empty_text, empty_mask, **kwargs))
+
+
+def _differ(a, b):
+  return np.abs(a - b).max() > 1e-3
+
+
+def test_prompts_are_padded_at_the_tail_and_cut_to_the_static_length():
+  encoder = TEXTS["word_hash"]()
+  text, mask = sample.encode_prompts(encoder, ["", *PROMPTS], T)
+  assert text.shape == (4, T, encoder.dim) and text.dtype == np.float32
+  assert mask.sum(axis=1).tolist() == [1, T, 4, T]  # bos and words
+  np.testing.assert_array_equal(text[2, :4], encoder.encode([PROMPTS[1]])[0])
+  np.testing.assert_array_equal(text[3], encoder.encode([PROMPTS[2]])[0][:T])
+  assert not text[~mask].any()
+
+
+def test_latents_have_the_grid_and_the_channels_of_the_codec(params):
+  latents = _generate(params)
+  assert latents.shape == (3, *GRID, CFG.model.latent_channels) and latents.dtype == np.float32
+  assert np.isfinite(latents).all()
+
+
+def test_the_same_key_gives_the_same_sample_and_another_key_another(params):
+  first = _generate(params)
+  np.testing.assert_array_equal(first, _generate(params))
+  assert _differ(first, _generate(params, key=jax.random.key(4)))
+
+
+def test_a_row_alone_equals_the_row_in_a_batch(params):
+  together, alone = _generate(params), _generate(params, PROMPTS[2:], indices=[2])
+  np.testing.assert_allclose(alone[0], together[2], atol=1e-4)
+  assert _differ(alone[0], _generate(params, PROMPTS[2:])[0])  # the same prompt, as number 0
+
+
+def test_the_prompt_is_felt_and_its_padding_is_not(params, monkeypatch):
+  prompts = ["a blue disc", "a red disc", "a blue disc"]
+  clean = _generate(params, prompts, indices=[0, 0, 0])
+  assert _differ(clean[0], clean[1])
+  np.testing.assert_allclose(clean[0], clean[2], atol=1e-5)
+  encode = sample.encode_prompts
+
+  def dirty(*args):
+    text, mask = encode(*args)
+    return np.where(mask[..., None], text, 9.0).astype(np.float32), mask
+
+  monkeypatch.setattr(sample, "encode_prompts", dirty)
+  np.testing.assert_allclose(_generate(params, prompts, indices=[0, 0, 0]), clean, atol=1e-4)
+
+
+def test_guidance_scale_one_is_no_guidance(params):
+  np.testing.assert_allclose(_generate(params, guidance=1.0), _generate(params, guidance=1.0 + 1e-6), atol=1e-3)
+  assert _differ(_generate(params, guidance=1.0), _generate(params, guidance=2.0))
+
+
+def test_guidance_of_the_empty_prompt_changes_nothing(params):
+  np.testing.assert_allclose(_generate(params, [""] * 3, guidance=1.0), _generate(params, [""] * 3, guidance=5.0), atol=1e-4)
+
+
+def test_image_tokens_are_felt(params):
+  image = jax.random.normal(jax.random.key(0), (3, 2, CFG.model.image_dim))
+  assert _differ(_generate(params), _generate(params, image=image))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+  """Puts a network in place of ours whose velocity is its first-frame channels; lists the batches it was traced with."""
+  batches = []
+
+  def apply(params, cfg, latents, *args, **kwargs):
+    batches.append(len(latents))
+    return latents[..., cfg.latent_channels:-1] * latents[..., -1:], None
+
+  monkeypatch.setattr(transformer, "apply", apply)
+  sample._integrate.clear_cache()
+  yield batches
+  sample._integrate.clear_cache()
+
+
+def test_guidance_scale_one_runs_the_conditional_pass_alone(seen):
+  _generate({}, guidance=1.0)
+  assert set(seen) == {3}
+  _generate({}, guidance=2.0)
+  assert set(seen) == {3, 6}
+
+
+def test_the_first_frame_is_blurred_by_time_and_stands_at_frame_zero_alone(seen):
+  levels = jax.random.normal(jax.random.key(0), (3, 4, *GRID[1:], CFG.model.latent_channels))
+  free = _generate({}, steps=4, shift=1.0)
+  given = _generate({}, steps=4, shift=1.0, first_frame=levels)
+  # At the times 1, 3/4, 1/2, 1/4 the levels are 3, 3, 2, 1; each counts for a quarter of the way.
+  np.testing.assert_allclose(given[:, 0], free[:, 0] - (2 * levels[:, 3] + levels[:, 2] + levels[:, 1]) / 4, atol=1e-5)
+  np.testing.assert_array_equal(given[:, 1:], free[:, 1:])
+
+
+def test_a_clip_of_one_frame_is_never_conditioned(seen):
+  first_frame = jnp.ones((3, 1, *GRID[1:], CFG.model.latent_channels))
+  one_frame = dict(grid=(1, *GRID[1:]))
+  np.testing.assert_array_equal(_generate({}, **one_frame), _generate({}, **one_frame, first_frame=first_frame))
+  assert _differ(_generate({}), _generate({}, first_frame=first_frame))
+
+
+def test_an_unknown_sampler_names_the_known_ones(params):
+  with pytest.raises(ValueError, match="expected one of euler"):
+    _generate(params, sampler="rk4")
+
+
+def test_frames_are_decoded_rounded_and_clamped():
+  @dataclasses.dataclass(frozen=True)
+  class Identity:
+    def decode(self, latents):
+      return latents
+
+  latents = jnp.array([-3.0, -1.0, 0.0, 0.5, 1.0, 3.0]).reshape(1, 1, 1, 2, 3)
+  assert np.asarray(sample.decode(Identity(), latents)).ravel().tolist() == [0, 0, 128, 191, 255, 255]
+
+
+def test_decoding_undoes_the_codec():
+  codec = CODECS["block_dct_488"]()
+  video = jnp.full((2, 5, 8, 16, 3), 0.2)
+  frames = np.asarray(sample.decode(codec, codec.encode(video)))
+  assert frames.shape == video.shape and frames.dtype == np.uint8
+  assert np.abs(frames.astype(int) - 153).max() <= 1
