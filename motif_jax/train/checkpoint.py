@@ -1,0 +1,124 @@
+"""Checkpoints: saved asynchronously, whole or not at all, restored onto any mesh.
+
+A step's folder holds three items: `ema` (all that sampling needs), `rest` (what only training needs) and `config` as JSON, so that
+a checkpoint says by itself what it is.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
+
+from motif_jax import config as configs, sharding
+from motif_jax.config import Config
+from motif_jax.model import transformer
+from motif_jax.train.state import TrainState
+
+FOLDER = "checkpoints"  # inside the work directory
+
+# Fields of the model's config that change how it runs and not what it is.
+RUN_TIME = ("dtype", "remat", "attention")
+
+
+def make_manager(workdir: str, *, keep: int) -> ocp.CheckpointManager:
+  """The manager of the checkpoints of a run, the newest `keep` of which stay.  Use it in a `with`, or close it."""
+  folder = pathlib.Path(workdir).absolute() / FOLDER
+  options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True)
+  return ocp.CheckpointManager(folder, options=options)
+
+
+def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config) -> None:
+  """Starts saving `state` under its step; returns when the arrays are copied, so that the state may be donated."""
+  step = int(state.step)
+  if step in manager.all_steps():
+    return
+  manager.save(step, args=ocp.args.Composite(
+      ema=ocp.args.StandardSave(state.ema),
+      rest=ocp.args.StandardSave(_rest(state)),
+      config=ocp.args.JsonSave(configs.to_dict(cfg)),
+  ))
+
+
+def restore(manager: ocp.CheckpointManager, abstract: TrainState, cfg: Config, mesh: Mesh) -> TrainState | None:
+  """The newest saved state, sharded over `mesh` whatever mesh saved it; None where nothing is saved yet."""
+  step = manager.latest_step()  # an older step may be half deleted after a crash
+  if step is None:
+    return None
+  _check_same(_saved_config(manager, step), cfg, f"{manager.directory}/{step}")
+  shardings = sharding.state_shardings(abstract, mesh)
+  target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+  items = manager.restore(step, args=ocp.args.Composite(
+      ema=ocp.args.StandardRestore(target.ema),
+      rest=ocp.args.StandardRestore(_rest(target)),
+  ))
+  return TrainState(ema=items["ema"], **items["rest"])
+
+
+def restore_for_sampling(path: str, mesh: Mesh | None = None) -> tuple[Config, dict]:
+  """The config and the EMA parameters of the newest checkpoint in `path`, a work directory or its folder of checkpoints.
+
+  The parameters are sharded over `mesh`, or lie on the first device.
+  """
+  folder = pathlib.Path(path).absolute()
+  folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+  if not folder.is_dir():
+    raise ValueError(f"{path} is not a folder; expected the work directory of a training run.")
+  with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    step = manager.latest_step()
+    if step is None:
+      raise ValueError(f"There is no finished checkpoint in {folder}; is it the work directory of a training run?")
+    cfg = config_from_json(_saved_config(manager, step))
+    target = _abstract_parameters(cfg, mesh)
+    return cfg, manager.restore(step, args=ocp.args.Composite(ema=ocp.args.StandardRestore(target)))["ema"]
+
+
+def config_from_json(saved: dict | str | pathlib.Path) -> Config:
+  """The `Config` of a JSON file, or of the mapping read from one."""
+  if not isinstance(saved, dict):
+    saved = json.loads(pathlib.Path(saved).read_text())
+  return configs.from_config_dict(saved)
+
+
+def _rest(state):
+  """What only training needs, by name of field."""
+  return {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "ema"}
+
+
+def _saved_config(manager, step):
+  return manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+
+
+def _abstract_parameters(cfg, mesh):
+  """Shapes of the model's parameters, placed on `mesh` or on the first device."""
+  abstract = jax.eval_shape(lambda key: transformer.init(key, cfg.model), jax.random.key(0))
+  if mesh is None:
+    places = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), abstract)
+  else:
+    places = sharding.parameter_shardings(abstract, mesh)
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, places)
+
+
+def architecture(saved: dict) -> dict[str, object]:
+  """What decides the shapes in a train state, of a config as nested dicts: "model.depths.dual" -> value."""
+  aligned = saved["alignment"]["weight"] > 0
+  parts = {
+      "model": {k: v for k, v in saved["model"].items() if k not in RUN_TIME},
+      "alignment": {"on": aligned} | ({k: saved["alignment"][k] for k in ("teacher_dim", "hidden")} if aligned else {}),
+      "optimizer": {"kind": saved["optimizer"]["kind"]},
+  }
+  return flatten_dict(parts, sep=".")
+
+
+def _check_same(saved, cfg, where):
+  """Raises ValueError with every field of the architecture that differs."""
+  ours = architecture(json.loads(json.dumps(configs.to_dict(cfg))))  # through JSON, which turns tuples into lists
+  theirs = architecture(saved)
+  names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+  if names:
+    listed = "\n".join(f"  - {name}: {theirs.get(name)} in the checkpoint, {ours.get(name)} in the config" for name in names)
+    raise ValueError(f"{where} is of another architecture than the config:\n{listed}\n"
+                     "Change the config, or use another work directory.")

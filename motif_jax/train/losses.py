@@ -1,0 +1,98 @@
+"""The training objective: what is drawn at random, what the network reads, and how its velocity is scored."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from motif_jax.config import Config
+from motif_jax.flow import path, times
+from motif_jax.model import alignment, routing, transformer
+from motif_jax.model.plan import Segment
+from motif_jax.model.routing import Route
+
+
+class Draws(NamedTuple):
+  """What one step draws at random."""
+
+  t: Array  # (B,)
+  noise: Array  # (B, F, H, W, C)
+  conditioned: Array  # (B,) bool: image-to-video
+  route: Route | None
+
+
+def token_grid(cfg: Config, latents_shape: tuple[int, ...]) -> tuple[int, int, int]:
+  """(frames, height, width) of the video tokens of latents (B, F, H, W, C)."""
+  return tuple(size // p for size, p in zip(latents_shape[1:4], cfg.model.patch))
+
+
+def draw(key: Array, cfg: Config, latents_shape: tuple[int, ...], *, routed: bool) -> Draws:
+  """The random choices for latents of that shape; a route only if `routed`."""
+  batch, frames = latents_shape[:2]
+  time_key, noise_key, conditioned_key, route_key = jax.random.split(key, 4)
+  route = None
+  if routed:
+    length = math.prod(token_grid(cfg, latents_shape))
+    route = routing.draw(route_key, batch, length, keep=cfg.route.keep, groups=cfg.route.groups, policy=cfg.route.policy)
+  return Draws(
+      t=times.sample(time_key, (batch,), **dataclasses.asdict(cfg.times)),
+      noise=jax.random.normal(noise_key, latents_shape, jnp.float32),
+      conditioned=draw_conditioned(conditioned_key, batch, frames, share=cfg.data.image_to_video),
+      route=route,
+  )
+
+
+def draw_conditioned(key: Array, batch: int, frames: int, *, share: float) -> Array:
+  """(B,) bool: which samples are conditioned on their first frame; none where there is but one latent frame."""
+  if frames == 1:
+    return jnp.zeros((batch,), bool)
+  return jax.random.uniform(key, (batch,)) < share
+
+
+def objective(params: dict, cfg: Config, batch: dict, draws: Draws, plan: tuple[Segment, ...]) -> tuple[Array, dict]:
+  """The loss () that training descends, and its parts per sample: loss (B,) of the velocity and, with a tap, alignment (B,)."""
+  latents = batch["latents"]
+  noisy = path.interpolate(latents, draws.noise, draws.t)
+  inputs = network_input(noisy, batch["first_frame"], draws.t, draws.conditioned)
+  velocity, aux = transformer.apply(params["model"], cfg.model, inputs, draws.t, batch["text"], text_mask=batch["text_mask"],
+                                    plan=plan, route=draws.route)
+  parts = {"loss": flow_matching(velocity, path.velocity(latents, draws.noise))}
+  total = jnp.mean(parts["loss"])
+  tap = next((segment for segment in plan if segment.tap), None)
+  if tap is not None:
+    # A tap inside the route holds only the kept tokens: they are compared with the teacher's features at the same places.
+    parts["alignment"] = alignment.alignment_loss(params["projector"], cfg.alignment, aux.tapped, batch["teacher"],
+                                                  token_grid(cfg, latents.shape), draws.route if tap.routed else None)
+    total += cfg.alignment.weight * jnp.mean(parts["alignment"])
+  return total, parts
+
+
+def network_input(noisy: Array, first_frame: Array, t: Array, conditioned: Array) -> Array:
+  """(B, F, H, W, 2C + 1): [noisy | first-frame latent at frame 0, zeros elsewhere | 1 at frame 0, zeros elsewhere].
+
+  Text-to-video samples, where `conditioned` (B,) is False, have zeros in both.  first_frame is (B, levels, H, W, C).
+  """
+  level = blur_level(t, first_frame.shape[1])
+  picked = jnp.take_along_axis(first_frame, level[:, None, None, None, None], axis=1)  # (B, 1, H, W, C)
+  ones = jnp.ones((*picked.shape[:-1], 1), noisy.dtype)
+  frame = jnp.concatenate([picked, ones], axis=-1) * conditioned[:, None, None, None, None]
+  later = jnp.zeros((noisy.shape[0], noisy.shape[1] - 1, *frame.shape[2:]), noisy.dtype)
+  return jnp.concatenate([noisy, jnp.concatenate([frame, later], axis=1)], axis=-1)
+
+
+def blur_level(t: Array, levels: int) -> Array:
+  """(B,) int32, which of the stored blurs of the first frame a sample at time t (B,) is conditioned on.
+
+  [0, 1] is cut into equal parts, the first of them unblurred: the nearer to noise, the blurrier.  The model card names
+  "timestep-aware blur" without a formula; this one keeps fine detail of the picture out where only layout is being decided.
+  """
+  return jnp.clip((t * levels).astype(jnp.int32), 0, levels - 1)
+
+
+def flow_matching(velocity: Array, target: Array) -> Array:
+  """(B,) float32: mean squared error of the velocity (B, F, H, W, C) of each sample."""
+  error = velocity.astype(jnp.float32) - target.astype(jnp.float32)
+  return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))

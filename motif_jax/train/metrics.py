@@ -1,0 +1,130 @@
+"""What is measured (clu.metrics), and where it goes: TensorBoard files and a progress line.
+
+clu.metric_writers imports TensorFlow; tensorboard's own event writer does not.
+"""
+
+import io
+import os
+import time
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics
+from PIL import Image
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+BINS = 5  # of the training time, for the loss by time
+
+
+def _loss_in_bin(index):
+  """The mean loss of the samples whose time lies in one of BINS equal parts of [0, 1]."""
+
+  def masked(loss, t, **_):
+    return dict(values=loss, mask=(t * BINS).astype(int).clip(0, BINS - 1) == index)
+
+  return metrics.Average.from_fun(masked)
+
+
+def _alignment(t, alignment=None, **_):
+  """The alignment loss; no samples where alignment is off."""
+  return dict(values=t if alignment is None else alignment, mask=jnp.full(t.shape, alignment is not None))
+
+
+_LOSSES = {"loss": metrics.Average.from_output("loss")}
+_LOSSES |= {f"loss_t{100 * i // BINS:02d}_{100 * (i + 1) // BINS}": _loss_in_bin(i) for i in range(BINS)}
+
+# Made inside jitted functions by `.single_from_model_output(loss=(B,), t=(B,), ...)`; merged on the host.
+ValidationMetrics = metrics.Collection.create(**_LOSSES)
+TrainMetrics = metrics.Collection.create(
+    **_LOSSES,
+    gradient_norm=metrics.Average.from_output("gradient_norm"),  # before clipping
+    alignment=metrics.Average.from_fun(_alignment),
+    learning_rate=metrics.LastValue.from_output("learning_rate"),
+)
+
+
+def merged(total: metrics.Collection | None, new: metrics.Collection) -> metrics.Collection:
+  """`total` and the metrics of one more step, on the host; waits for that step."""
+  new = jax.device_get(new)
+  return new if total is None else total.merge(new)
+
+
+def values_of(collection: metrics.Collection) -> dict[str, float]:
+  """Name -> value of every metric that saw at least one sample."""
+  filled = {name: m for name, m in vars(collection).items() if np.any(getattr(m, "count", 0))}
+  return {name: float(m.compute()) for name, m in filled.items()}
+
+
+class Writer:
+  """Writes scalars and clips for TensorBoard into `folder`; does nothing on processes other than the first."""
+
+  def __init__(self, folder: str):
+    self._events = EventFileWriter(str(folder)) if jax.process_index() == 0 else None
+
+  def scalars(self, step: int, values: dict[str, float], *, prefix: str) -> None:
+    """Writes `values` under the names prefix/name."""
+    self._write(step, [summary_pb2.Summary.Value(tag=f"{prefix}/{name}", simple_value=v) for name, v in values.items()])
+
+  def clips(self, step: int, clips: dict[str, np.ndarray], *, fps: int) -> None:
+    """Writes name -> video (F, H, W, 3) uint8 as animated pictures, which TensorBoard plays under Images."""
+    images = []
+    for name, video in clips.items():
+      frames, height, width, _ = video.shape
+      image = summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif(video, fps=fps))
+      images.append(summary_pb2.Summary.Value(tag=f"samples/{name}", image=image))
+    self._write(step, images)
+
+  def _write(self, step, values):
+    if self._events:
+      self._events.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values)))
+      self._events.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the file."""
+    if self._events:
+      self._events.close()
+
+
+def gif(video: np.ndarray, *, fps: int) -> bytes:
+  """The bytes of an animated GIF of video (F, H, W, 3) uint8, playing for ever."""
+  first, *later = [Image.fromarray(frame) for frame in video]
+  out = io.BytesIO()
+  first.save(out, format="GIF", save_all=True, append_images=later, duration=round(1000 / fps), loop=0)
+  return out.getvalue()
+
+
+class Progress:
+  """Speed since the last report, and the time left at that speed."""
+
+  def __init__(self, stop: int, tokens_per_step: int, *, clock: Callable[[], float] = time.perf_counter):
+    self._stop, self._tokens, self._clock = stop, tokens_per_step, clock
+    self._last: tuple[int, float] | None = None
+
+  def start(self, step: int) -> None:
+    """Counts from `step`, now: after the first step, so that compilation is not in the speed."""
+    self._last = step, self._clock()
+
+  def rates(self, step: int) -> dict[str, float]:
+    """steps_per_second, tokens_per_second and seconds_left as of `step`; empty before two steps were timed."""
+    if self._last is None or step <= self._last[0]:
+      return {}
+    now = self._clock()
+    speed = (step - self._last[0]) / max(now - self._last[1], 1e-9)
+    self._last = step, now
+    return {"steps_per_second": speed, "tokens_per_second": speed * self._tokens, "seconds_left": (self._stop - step) / speed}
+
+  def line(self, step: int, values: dict[str, float], rates: dict[str, float]) -> str:
+    """One line for the terminal."""
+    named = [f"{label} {values[name]:.4g}" for name, label in SHOWN.items() if name in values]
+    if rates:
+      minutes, seconds = divmod(round(rates["seconds_left"]), 60)
+      left = f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{seconds:02d}s"
+      named += [f"{rates['steps_per_second']:.3g} steps/s", f"{rates['tokens_per_second']:.3g} tokens/s", f"{left} left"]
+    return f"step {step}/{self._stop}  " + "  ".join(named)
+
+
+# What the progress line shows of the metrics, and how it calls them.
+SHOWN = {"loss": "loss", "alignment": "alignment", "gradient_norm": "gradient"}

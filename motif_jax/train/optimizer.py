@@ -1,0 +1,99 @@
+"""The optimizers: AdamW, and Muon for the matrices of the blocks, behind one learning-rate schedule and one clipping."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from motif_jax import sharding
+from motif_jax.config import OptimizerConfig
+
+# Muon's momentum, and the root mean square of its update relative to AdamW's, so that one learning rate and one weight decay
+# serve both kinds of parameters (Liu et al., Muon is Scalable for LLM Training, arXiv 2502.16982).
+MUON_MOMENTUM = 0.95
+MUON_RMS = 0.2
+
+# What Muon updates.  Modulations stay with AdamW: their input is the time embedding alone, so their gradients have low rank, and
+# orthogonalisation would blow up what is left.  Embedders, output and projector stay with AdamW too, as is usual.
+_INTO_HEADS = rf"{sharding.STACK}/(attention|cross)/(query|key|value)/kernel"  # (layer, D, N, dh)
+_FROM_HEADS = rf"{sharding.STACK}/(attention|cross)/out/kernel"  # (layer, N, dh, D)
+_PLAIN = rf"{sharding.STACK}/mlp/(up|down)/kernel"  # (layer, in, out)
+
+DECAYS = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1 + jnp.cos(math.pi * progress)),
+}
+
+
+def make_optimizer(cfg: OptimizerConfig, *, steps: int) -> optax.GradientTransformation:
+  """The gradient transformation of `cfg` for a run of `steps`: clip to a global norm, then the optimizer of that kind."""
+  if cfg.kind not in OPTIMIZERS:
+    raise ValueError(f"optimizer.kind is {cfg.kind!r}; known optimizers: {', '.join(OPTIMIZERS)}.")
+  return optax.chain(optax.clip_by_global_norm(cfg.clip), OPTIMIZERS[cfg.kind](cfg, lambda step: rate(step, cfg, steps=steps)))
+
+
+def rate(step, cfg: OptimizerConfig, *, steps: int):
+  """The learning rate at `step`: a linear warm-up that ends at cfg.rate, then `cfg.decay` down to 0 at `steps`."""
+  warmup = jnp.minimum((step + 1) / max(cfg.warmup, 1), 1.0)  # + 1: the first step is not lost
+  progress = jnp.clip((step - cfg.warmup) / max(steps - cfg.warmup, 1), 0.0, 1.0)
+  return cfg.rate * warmup * DECAYS[cfg.decay](progress)
+
+
+def adamw(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
+  """AdamW; weight decay on kernels only."""
+  return optax.adamw(schedule, *cfg.betas, weight_decay=cfg.weight_decay, mask=decayed)
+
+
+def muon(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
+  """Muon (Jordan et al. 2024) for the matrices of the blocks, each layer on its own, and AdamW for everything else."""
+  matrices = optax.chain(
+      optax.contrib.scale_by_muon(beta=MUON_MOMENTUM, weight_dimension_numbers=matrix_axes),
+      _scale_to_rms(MUON_RMS),
+      optax.add_decayed_weights(cfg.weight_decay),
+      optax.scale_by_learning_rate(schedule),
+  )
+  kinds = lambda params: _map_paths(lambda path, x: "muon" if _axes_of(path) else "adamw", params)
+  return optax.partition({"muon": matrices, "adamw": adamw(cfg, schedule)}, kinds)
+
+
+def decayed(params):
+  """True for the leaves that weight decay acts on: kernels, not biases and not the scales of norms."""
+  return _map_paths(lambda path, x: path.endswith("/kernel"), params)
+
+
+def matrix_axes(params):
+  """For each leaf, which axes are a matrix's rows and which its columns; the axes left over (layers) are matrices apart."""
+  return _map_paths(lambda path, x: _axes_of(path), params)
+
+
+def _axes_of(path):
+  if re.fullmatch(_INTO_HEADS, path):
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2, 3))
+  if re.fullmatch(_FROM_HEADS, path):
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=(3,))
+  if re.fullmatch(_PLAIN, path):
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,))
+  return None
+
+
+def _scale_to_rms(rms):
+  """Scales an orthogonal matrix (rows, columns), whose mean square is 1 / max(rows, columns), to the root mean square `rms`."""
+
+  def scale(path, update):
+    axes = _axes_of(path)
+    rows, columns = (math.prod(update.shape[a] for a in group) for group in axes)
+    return update * rms * math.sqrt(max(rows, columns))
+
+  return optax.stateless(lambda updates, params: _map_paths(scale, updates))
+
+
+def _map_paths(function, tree):
+  """The tree of function(path, leaf), with paths as the sharding table has them."""
+  leaves = [function(sharding.parameter_name(path), leaf) for path, leaf in sharding.paths_of(tree)]
+  return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+OPTIMIZERS = {"adamw": adamw, "muon": muon}

@@ -1,0 +1,41 @@
+"""The train state: everything that a checkpoint holds and a step replaces."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from motif_jax import sharding
+from motif_jax.config import Config
+from motif_jax.model import alignment, transformer
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Float32 master weights, their moving average and the optimizer's state, after `step` updates."""
+
+  step: Array  # () int32
+  params: dict  # {"model": ..., "projector": ...}; the projector only with alignment
+  ema: dict  # of params["model"]
+  opt_state: optax.OptState
+
+
+def create(key: Array, cfg: Config, optimizer: optax.GradientTransformation) -> TrainState:
+  """A new state at step 0."""
+  params = {"model": transformer.init(jax.random.fold_in(key, 0), cfg.model)}
+  if cfg.alignment.weight:
+    params["projector"] = alignment.init_projector(jax.random.fold_in(key, 1), cfg.alignment, cfg.model.width)
+  ema = jax.tree.map(jnp.copy, params["model"])
+  return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
+
+
+def abstract_state(cfg: Config, optimizer: optax.GradientTransformation) -> TrainState:
+  """Shapes and dtypes of the state; needs no memory."""
+  return jax.eval_shape(lambda key: create(key, cfg, optimizer), jax.random.key(0))
+
+
+def init_state(key: Array, cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation) -> TrainState:
+  """A new state at step 0, born sharded: no device ever holds more than its part."""
+  shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
+  return jax.jit(lambda key: create(key, cfg, optimizer), out_shardings=shardings)(key)

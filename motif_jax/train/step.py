@@ -1,0 +1,75 @@
+"""One training step: a pure function of state and batch, jitted once per shape of batch.
+
+All randomness comes from fold_in(key(seed), step), so a run that resumes draws what it would have drawn.
+"""
+
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from motif_jax import sharding
+from motif_jax.config import Config
+from motif_jax.model.plan import Segment, make_plan
+from motif_jax.train import losses, optimizer as optimizers
+from motif_jax.train.state import TrainState, abstract_state
+
+
+def train_plan(cfg: Config, *, aligned: bool) -> tuple[Segment, ...]:
+  """The plan of training steps: routed where the config routes, tapped while features are aligned."""
+  route = (cfg.route.start, cfg.route.stop) if cfg.route.keep < 1 else None
+  return make_plan(cfg.model.depths, route, cfg.alignment.tap if aligned else None)
+
+
+def aligned_at(cfg: Config, step: int) -> bool:
+  """Whether features are aligned at `step`.  Static: the step without alignment is another, cheaper, compiled function."""
+  return cfg.alignment.weight > 0 and (cfg.alignment.last_step == 0 or step < cfg.alignment.last_step)
+
+
+def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation, *, aligned: bool,
+                    measure: Callable = dict) -> Callable:
+  """(state, batch) -> (state, measured), compiled for `mesh` at the first call with each shape of batch.
+
+  The given state is donated: its memory holds the new one.  Shardings of the result are pinned, because with Auto axes XLA may
+  return what it likes.  The jitted function itself is `.jitted`, to lower it without running it.
+
+  Args:
+    measure: called inside the step with loss (B,), t (B,), gradient_norm () before clipping, learning_rate () and, if aligned,
+      alignment (B,), all by keyword.
+  """
+  plan = train_plan(cfg, aligned=aligned)
+  routed = any(segment.routed for segment in plan)
+
+  def step(state: TrainState, batch: dict):
+    key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
+    draws = losses.draw(key, cfg, batch["latents"].shape, routed=routed)
+    (_, parts), gradients = jax.value_and_grad(losses.objective, has_aux=True)(state.params, cfg, batch, draws, plan)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = moved_average(state.ema, params["model"], state.step, cfg.optimizer.ema)
+    rate = optimizers.rate(state.step, cfg.optimizer, steps=cfg.train.steps)
+    measured = measure(**parts, t=draws.t, gradient_norm=optax.global_norm(gradients), learning_rate=rate)
+    return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), measured
+
+  shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P())))
+
+  def run(state, batch):
+    with jax.set_mesh(mesh):
+      return jitted(state, batch)
+
+  run.jitted = jitted
+  return run
+
+
+def moved_average(average: dict, params: dict, step: Array, decay: float) -> dict:
+  """The moving average of the parameters after one more update, float32.
+
+  The decay rises to its value like (1 + step) / (10 + step); otherwise the initial weights would weigh on the average for the
+  first 1 / (1 - decay) steps.
+  """
+  now = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda old, new: old + (1 - now) * (new - old), average, params)
