@@ -12,11 +12,42 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from motif_jax.config import Config, ModelConfig
+from motif_jax import config
+from motif_jax.config import BucketConfig, Config, ModelConfig
+from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.flow import samplers, times
 from motif_jax.flow.guidance import guided
 from motif_jax.model import transformer
 from motif_jax.model.conditioning import network_input
+
+
+def encoders_of(cfg: Config):
+  """The codec and the text encoder that the model was trained with."""
+  wrong = []
+  config.one_of(wrong, "encoders.codec", cfg.encoders.codec, CODECS)
+  config.one_of(wrong, "encoders.text", cfg.encoders.text, TEXTS)
+  if wrong:
+    raise ValueError(f"The model needs an encoder that is not there: {' '.join(wrong)}")
+  codec, text = CODECS[cfg.encoders.codec](), TEXTS[cfg.encoders.text]()
+  if (codec.channels, text.dim) != (cfg.model.latent_channels, cfg.model.text_dim):
+    raise ValueError(f"model.latent_channels is {cfg.model.latent_channels} and model.text_dim {cfg.model.text_dim}, but codec "
+                     f"{codec.name} makes {codec.channels} and text encoder {text.name} {text.dim}; make them agree.")
+  return codec, text
+
+
+def latent_grid(cfg: Config, codec, bucket: BucketConfig) -> tuple[int, int, int]:
+  """The latent grid (F, H, W) of a bucket; ValueError with the nearest sizes where codec or patch do not divide it."""
+  grid = codec.grid(bucket.frames, bucket.height, bucket.width)
+  wrong = []
+  for axis, size, stride, patch, last in zip(("frames", "height", "width"), grid, codec.strides, cfg.model.patch, (1, 0, 0)):
+    if size % patch:
+      # Of frames, the first is a latent of its own: n latents are stride * (n - 1) + 1 frames.
+      near = [n * stride - last * (stride - 1) for n in (size // patch * patch, (size // patch + 1) * patch) if n]
+      wrong.append(f"{axis} {getattr(bucket, axis)} (nearest: {', '.join(map(str, near))})")
+  if wrong:
+    raise ValueError(f"The latents {grid} of bucket {bucket.frames}x{bucket.height}x{bucket.width} do not divide by the model's "
+                     f"patch {cfg.model.patch}: {'; '.join(wrong)}.")
+  return grid
 
 
 def encode_prompts(text_encoder, prompts: Sequence[str], text_tokens: int) -> tuple[np.ndarray, np.ndarray]:

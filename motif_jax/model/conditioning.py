@@ -11,7 +11,7 @@ def blur_level(t: Array, levels: int) -> Array:
   """(B,) int32, which of the stored blurs of the first frame a sample at time t (B,) is conditioned on.
 
   [0, 1] is cut into equal parts, the first of them unblurred: the nearer to noise, the blurrier.  The model card names
-  "timestep-aware blur" without a formula; this one keeps the network from copying detail at times when only layout is decided.
+  "timestep-aware blur" without a formula; this one keeps fine detail of the picture out where only layout is being decided.
   """
   return jnp.clip((t * levels).astype(jnp.int32), 0, levels - 1)
 

@@ -59,21 +59,38 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState, cfg: Config, m
 
 
 def restore_for_sampling(path: str, mesh: Mesh | None = None) -> tuple[Config, dict]:
-  """The config and the EMA parameters of the newest checkpoint in `path`, a work directory or its folder of checkpoints.
+  """The config and the EMA parameters of the checkpoint that `path` names, see `find`.
 
   The parameters are sharded over `mesh`, or lie on the first device.
   """
-  folder = pathlib.Path(path).absolute()
-  folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-  if not folder.is_dir():
-    raise ValueError(f"{path} is not a folder; expected the work directory of a training run.")
-  with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-    step = manager.latest_step()
-    if step is None:
-      raise ValueError(f"There is no finished checkpoint in {folder}; is it the work directory of a training run?")
+  folder, step = find(path)
+  with _reader(folder) as manager:
     cfg = config_from_json(_saved_config(manager, step))
     target = _abstract_parameters(cfg, mesh)
     return cfg, manager.restore(step, args=ocp.args.Composite(ema=ocp.args.StandardRestore(target)))["ema"]
+
+
+def find(path: str) -> tuple[pathlib.Path, int]:
+  """The folder of checkpoints and the step that `path` names: one step's folder, or, for the newest step, the folder of
+  checkpoints or the work directory."""
+  folder, step = pathlib.Path(path).absolute(), None
+  if folder.parent.name == FOLDER and folder.name.isdigit():
+    folder, step = folder.parent, int(folder.name)
+  elif (folder / FOLDER).is_dir():
+    folder = folder / FOLDER
+  if not folder.is_dir():
+    raise ValueError(f"{path} is not a folder; expected the work directory of a training run.")
+  with _reader(folder) as manager:
+    steps = manager.all_steps()
+  if not steps:
+    raise ValueError(f"There is no finished checkpoint in {folder}; is it the work directory of a training run?")
+  if step is not None and step not in steps:
+    raise ValueError(f"There is no finished checkpoint of step {step} in {folder}; there are {sorted(steps)}.")
+  return folder, max(steps) if step is None else step
+
+
+def _reader(folder):
+  return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
 
 
 def config_from_json(saved: dict | str | pathlib.Path) -> Config:

@@ -1,4 +1,4 @@
-"""The training objective: what is drawn at random, what the network reads, and how its velocity is scored."""
+"""The training objective: what is drawn at random, and how the network's velocity is scored."""
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ from jax import Array
 from motif_jax.config import Config
 from motif_jax.flow import path, times
 from motif_jax.model import alignment, routing, transformer
+from motif_jax.model.conditioning import network_input
 from motif_jax.model.plan import Segment
 from motif_jax.model.routing import Route
 
@@ -68,28 +69,6 @@ def objective(params: dict, cfg: Config, batch: dict, draws: Draws, plan: tuple[
                                                   token_grid(cfg, latents.shape), draws.route if tap.routed else None)
     total += cfg.alignment.weight * jnp.mean(parts["alignment"])
   return total, parts
-
-
-def network_input(noisy: Array, first_frame: Array, t: Array, conditioned: Array) -> Array:
-  """(B, F, H, W, 2C + 1): [noisy | first-frame latent at frame 0, zeros elsewhere | 1 at frame 0, zeros elsewhere].
-
-  Text-to-video samples, where `conditioned` (B,) is False, have zeros in both.  first_frame is (B, levels, H, W, C).
-  """
-  level = blur_level(t, first_frame.shape[1])
-  picked = jnp.take_along_axis(first_frame, level[:, None, None, None, None], axis=1)  # (B, 1, H, W, C)
-  ones = jnp.ones((*picked.shape[:-1], 1), noisy.dtype)
-  frame = jnp.concatenate([picked, ones], axis=-1) * conditioned[:, None, None, None, None]
-  later = jnp.zeros((noisy.shape[0], noisy.shape[1] - 1, *frame.shape[2:]), noisy.dtype)
-  return jnp.concatenate([noisy, jnp.concatenate([frame, later], axis=1)], axis=-1)
-
-
-def blur_level(t: Array, levels: int) -> Array:
-  """(B,) int32, which of the stored blurs of the first frame a sample at time t (B,) is conditioned on.
-
-  [0, 1] is cut into equal parts, the first of them unblurred: the nearer to noise, the blurrier.  The model card names
-  "timestep-aware blur" without a formula; this one keeps fine detail of the picture out where only layout is being decided.
-  """
-  return jnp.clip((t * levels).astype(jnp.int32), 0, levels - 1)
 
 
 def flow_matching(velocity: Array, target: Array) -> Array:
