@@ -74,7 +74,7 @@ def find(path: str) -> tuple[pathlib.Path, int]:
   """The folder of checkpoints and the step that `path` names: one step's folder, or, for the newest step, the folder of
   checkpoints or the work directory."""
   folder, step = pathlib.Path(path).absolute(), None
-  if folder.parent.name == FOLDER and folder.name.isdigit():
+  if folder.name.isdigit() and (folder / "ema").is_dir():
     folder, step = folder.parent, int(folder.name)
   elif (folder / FOLDER).is_dir():
     folder = folder / FOLDER

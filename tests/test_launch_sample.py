@@ -1,0 +1,161 @@
+"""`python -m launch.sample` from a checkpoint on disk to files, and what it says to bad input."""
+
+import json
+import shlex
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base
+from launch import sample as launch
+from motif_jax import config
+from motif_jax.config import BucketConfig
+from motif_jax.data import videos
+from motif_jax.encoders.registry import CODECS, TEXTS
+from motif_jax.train import checkpoint, optimizer, state
+from tests.sensitive import sensitive
+
+BUCKET = BucketConfig(5, 16, 24)
+PROMPTS = ("a red square", "a blue disc!")
+
+
+def _config_dict():
+  c = base.get_config()
+  c.model.update(dict(latent_channels=CODECS["block_dct"]().channels, width=16, heads=2, depths=dict(dual=0, single=1, decoder=0),
+                      text_dim=TEXTS["word_hash"]().dim, rope_axes=(2, 2, 4), image_dim=0, dtype="float32", remat="none"))
+  c.data.text_tokens = 6
+  c.sample.update(dict(steps=2, shift=2.0, guidance=2.0, fps=8, bucket=dict(frames=5, height=16, width=24)))
+  return c
+
+
+def _save(workdir, c, step=7):
+  cfg = config.from_config_dict(c)
+  made = state.create(jax.random.key(0), cfg, optimizer.make_optimizer(cfg.optimizer, steps=10))
+  with checkpoint.make_manager(workdir, keep=1) as manager:
+    checkpoint.save(manager, made.replace(step=jax.numpy.int32(step), ema=sensitive(made.ema, seed=0)), cfg)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run")
+  _save(folder, _config_dict())
+  return folder
+
+
+@pytest.fixture(scope="module")
+def made(workdir, tmp_path_factory):
+  """The folder that sampling PROMPTS fills."""
+  output = tmp_path_factory.mktemp("samples")
+  launch.main([f"--checkpoint={workdir}", f"--output={output}", "--seed=3", *(f"--prompt={p}" for p in PROMPTS)])
+  return output
+
+
+def _bytes(folder):
+  return {file.name: file.read_bytes() for file in folder.glob("*.mp4")}
+
+
+def test_each_prompt_gets_a_video_of_the_bucket(made):
+  assert sorted(_bytes(made)) == ["0000-a-red-square.mp4", "0001-a-blue-disc.mp4"]
+  clips = [videos.read_clip(file, BUCKET) for file in sorted(made.glob("*.mp4"))]
+  assert all(clip.shape == (5, 16, 24, 3) for clip in clips)
+  assert np.abs(clips[0].astype(int) - clips[1]).max() > 10
+  assert videos.probe(made / "0000-a-red-square.mp4").fps == 8
+
+
+def test_the_contact_sheet_has_a_row_per_prompt(made):
+  width, height = Image.open(made / "contact_sheet.png").size
+  assert height >= 2 * 16 and width >= 5 * 24
+
+
+def test_the_json_says_what_was_done(made, workdir):
+  said = json.loads((made / "samples.json").read_text())
+  assert [(s["file"], s["prompt"], s["index"]) for s in said["samples"]] == [
+      ("0000-a-red-square.mp4", PROMPTS[0], 0), ("0001-a-blue-disc.mp4", PROMPTS[1], 1)]
+  assert said["settings"] == dict(checkpoint=str(workdir / "checkpoints/7"), seed=3, index=0, bucket="5x16x24", batch=4,
+                                  sampler="euler", steps=2, shift=2.0, guidance=2.0)
+  assert said["step"] == 7 and said["config"]["model"]["width"] == 16
+  assert said["encoders"]["codec"]["name"] == "block_dct" and said["versions"]["jax"] == jax.__version__
+
+
+def test_the_command_in_the_json_makes_the_same_videos_again(made, tmp_path):
+  command = shlex.split(json.loads((made / "samples.json").read_text())["command"])
+  assert command[:3] == ["python", "-m", "launch.sample"]
+  launch.main([*command[3:], f"--output={tmp_path}"])
+  assert _bytes(tmp_path) == _bytes(made)
+
+
+def test_prompts_come_from_a_file_in_batches_and_a_later_one_alone_is_the_same(made, workdir, tmp_path):
+  (tmp_path / "prompts.txt").write_text(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n  a star\n")
+  launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=3", "--batch=2", f"--prompts={tmp_path / 'prompts.txt'}"])
+  files = _bytes(tmp_path)
+  assert len(files) == 3 and files.items() >= _bytes(made).items()
+  launch.main([f"--checkpoint={workdir}", f"--output={tmp_path / 'one'}", "--seed=3", "--batch=2", "--index=1", *[f"--prompt={PROMPTS[1]}"] * 2])
+  assert _bytes(tmp_path / "one")["0001-a-blue-disc.mp4"] == files["0001-a-blue-disc.mp4"]
+
+
+def test_an_image_steers_the_video(made, workdir, tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+  Image.fromarray(picture).save(tmp_path / "first.png")
+  launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=3", f"--image={tmp_path / 'first.png'}",
+               *(f"--prompt={p}" for p in PROMPTS)])
+  assert json.loads((tmp_path / "samples.json").read_text())["settings"]["image"] == str(tmp_path / "first.png")
+  assert _bytes(tmp_path).keys() == _bytes(made).keys() and _bytes(tmp_path) != _bytes(made)
+
+
+def test_an_interrupted_run_leaves_no_json(made, workdir, tmp_path, monkeypatch):
+  (tmp_path / "samples.json").write_text("of an earlier run")
+  monkeypatch.setattr(videos, "write_contact_sheet", lambda *args, **kwargs: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", *(f"--prompt={p}" for p in PROMPTS)])
+  assert not (tmp_path / "samples.json").exists()
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--prompt= "], "There is no prompt; pass --prompt"),
+    (["--prompt=a", "--bucket=6x16x24"], "frames 6 .*nearest: 5, 9"),
+    (["--prompt=a", "--bucket=5x18x24"], "height 18 .*nearest: 16, 20"),
+    (["--prompt=a", "--bucket=5x20x24"], r"latents \(2, 5, 6\).*patch \(1, 2, 2\).*height 20 \(nearest: 16, 24\)"),
+    (["--prompt=a", "--bucket=big"], "not FRAMESxHEIGHTxWIDTH"),
+    (["--prompt=a", "--bucket=5x16x24,9x16x24"], "names 2 buckets"),
+    (["--prompt=a", "--sampler=rk4"], "expected one of euler, heun"),
+    (["--prompt=a", "--steps=0"], "at least 1 step"),
+    (["--prompt=a", "--batch=0"], "at least 1 video at once"),
+    (["--prompt=a", "--image=nowhere.png"], "nowhere.png does not exist"),
+    (["--prompts=nowhere.txt"], "No such file"),
+])
+def test_bad_flags_get_one_clear_error(workdir, tmp_path, flags, said):
+  with pytest.raises(SystemExit, match=f"error: .*{said}"):
+    launch.main([f"--checkpoint={workdir}", f"--output={tmp_path / 'samples'}", *flags])
+  assert not (tmp_path / "samples").exists()
+
+
+def test_a_folder_without_checkpoint_gets_one_clear_error(tmp_path):
+  with pytest.raises(SystemExit, match="error: There is no finished checkpoint in"):
+    launch.main([f"--checkpoint={tmp_path}", "--prompt=a"])
+  with pytest.raises(SystemExit, match="error: .*nowhere is not a folder"):
+    launch.main([f"--checkpoint={tmp_path / 'nowhere'}", "--prompt=a"])
+
+
+def test_a_step_may_be_named_and_the_newest_is_the_default(workdir):
+  folder = workdir / "checkpoints"
+  assert checkpoint.find(workdir) == checkpoint.find(folder) == checkpoint.find(folder / "7") == (folder, 7)
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(codec="mpeg"), "encoders.codec is 'mpeg', expected one of"),
+    (dict(codec="block_dct_16"), "model.latent_channels is 24 .* block_dct_16 makes 16"),
+])
+def test_a_model_and_its_encoders_must_agree(tmp_path, change, said):
+  c = _config_dict()
+  c.encoders.update(change)
+  _save(tmp_path, c)
+  with pytest.raises(SystemExit, match=f"error: .*{said}"):
+    launch.main([f"--checkpoint={tmp_path}", "--prompt=a"])
+
+
+def test_file_names_hold_letters_and_digits_alone():
+  assert launch.file_name("A <b>/..\\é 3 red,  square") == "a-b-3-red-square"
+  assert launch.file_name("…") == "prompt"
+  assert len(launch.file_name("word " * 50)) <= 40
