@@ -32,6 +32,11 @@ class Spec:
   teacher_grid: tuple[int, int]  # (h, w)
   teacher_dim: int
 
+  @classmethod
+  def from_dict(cls, content: dict) -> "Spec":
+    """The `Spec` that JSON holds as `dataclasses.asdict` of it."""
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+
   @property
   def shapes(self) -> dict[str, tuple[int | None, ...]]:
     """Array name -> shape; None: any length."""

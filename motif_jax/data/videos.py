@@ -63,17 +63,20 @@ def probe(path, *, start: float = 0.0, fps: float = FPS) -> Probe:
 def read_clip(path, bucket, *, start: float = 0.0, fps: float = FPS) -> np.ndarray:
   """The clip of a video from `start` seconds on, uint8 (F, H, W, 3): `bucket.frames` frames at a rate of at most `fps`,
   resized to cover `bucket.height` x `bucket.width` and cut at the centre.  Raises `UnreadableVideo`; never upscales."""
-  taken = []
+  taken, seen = [], 0
   with _open(path) as (container, stream):
-    native = _rate(stream)
+    native, promised = _rate(stream), stream.frames
     rate = min(native, fps)
-    for number, frame in enumerate(_decoded(path, container, stream)):
-      time = frame.time if frame.time is not None else number / native
+    for frame in _decoded(path, container, stream):
+      time = frame.time if frame.time is not None else seen / native
+      seen += 1
       # Half a frame of slack: time stamps are rounded to the container's clock.
       if time + 0.5 / native >= start + len(taken) / rate:
         taken.append(_fit(path, frame, bucket))
       if len(taken) == bucket.frames:
         return np.stack(taken)
+  if seen < promised:
+    raise UnreadableVideo("unreadable", f"{path} breaks off after {seen} of {promised} frames; the file is cut short.")
   raise UnreadableVideo("too short", f"{path} gives {len(taken)} frames at {rate:g} a second from {start:g} s on, expected at "
                         f"least {bucket.frames}; use a longer clip or a bucket of fewer frames.")
 
@@ -87,7 +90,8 @@ def write_mp4(path, frames: np.ndarray, *, fps: float, crf: int = 12) -> None:
   count, height, width, _ = frames.shape
   if height % 2 or width % 2:
     raise ValueError(f"frames are {height} x {width}; 4:2:0 video needs an even height and width.")
-  with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+  faststart = {"movflags": "+faststart"}  # the index before the frames, so that a browser plays while it loads
+  with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options=faststart) as container:
     stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1001))
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.options = {"crf": str(crf), "preset": "medium"}

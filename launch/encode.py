@@ -1,0 +1,60 @@
+"""Encodes a folder of captioned videos into a data set:
+
+  python -m launch.encode --source=FOLDER --output=DIR [--buckets=33x144x256,1x144x256] [--config=configs/smoke.py]
+
+FOLDER holds videos or images and captions.jsonl, a line per clip: {"file": "a.mp4", "long": "...", "short": "..."}, and
+optionally "start" in seconds. Encoders are the config's: --config.encoders.codec=NAME takes another. Interrupted? Run it again:
+it goes on where it stopped. What was skipped, and why, stands in DIR/report.json.
+"""
+
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from motif_jax import config as config_lib
+from motif_jax.data import buckets as buckets_lib
+from motif_jax.data import videos
+from motif_jax.data.encode import encode
+from motif_jax.data.extract import Encoders
+from motif_jax.encoders.registry import CODECS, TEACHERS, TEXTS
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", "configs/smoke.py", "Names the encoders.")
+flags.DEFINE_string("source", None, "Folder of videos and captions.jsonl.", required=True)
+flags.DEFINE_string("output", None, "Folder of the data set.", required=True)
+flags.DEFINE_string("buckets", "", "FRAMESxHEIGHTxWIDTH, comma-separated; each clip goes into the largest it fills. "
+                    "Default: the config's sample.bucket.")
+flags.DEFINE_float("fps", videos.FPS, "Faster videos are thinned to this many frames a second.")
+flags.DEFINE_integer("batch_size", 16, "Clips encoded at once.", lower_bound=1)
+flags.DEFINE_integer("clips_per_shard", 256, "Clips per file; an interrupted run loses at most one file's work.", lower_bound=1)
+flags.DEFINE_integer("readers", 4, "Threads that decode videos.", lower_bound=1)
+
+
+def main(argv) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments {argv[1:]}; flags are written --name=value.")
+  try:
+    cfg = config_lib.from_config_dict(FLAGS.config)
+    buckets = buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
+    report = encode(FLAGS.source, FLAGS.output, buckets, encoders(cfg.encoders), jit=jax.jit, fps=FLAGS.fps,
+                    batch_size=FLAGS.batch_size, clips_per_shard=FLAGS.clips_per_shard, readers=FLAGS.readers)
+  except ValueError as e:
+    sys.exit(f"error: {e}")
+  print(report.table())
+  print(f"data set: {FLAGS.output}")
+
+
+def encoders(names: config_lib.EncodersConfig) -> Encoders:
+  """The encoders of these names; ValueError with the known ones."""
+  wrong = []
+  for role, table in (("codec", CODECS), ("text", TEXTS), ("teacher", TEACHERS)):
+    config_lib.one_of(wrong, f"encoders.{role}", getattr(names, role), table)
+  if wrong:
+    raise ValueError(" ".join(wrong))
+  return Encoders(CODECS[names.codec](), TEXTS[names.text](), TEACHERS[names.teacher]())
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,208 @@
+"""A data set on disk: array_record shards with TensorFlow Datasets metadata, one folder per bucket, and what made them.
+
+  PATH/dataset.json                 `Meta`: encoders, buckets, counts.  Written last: without it the data set is not whole
+  PATH/report.json                  what encoding skipped, and why
+  PATH/9x32x32/dataset_info.json    of tfds: read by `tfds.builder_from_directory(PATH/9x32x32).as_data_source("clips")`
+  PATH/9x32x32/digests.npy          uint64 (N,), `record.digest` of each key, in record order: decides train or validation
+  PATH/9x32x32/motif-clips.array_record-00000-of-00004
+
+A source is anything picklable with `__len__`, `__getitem__(i) -> record` and `digests`; `SOURCES` at the bottom.
+TensorFlow is never imported: tfds writes and reads all of this without.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+
+from motif_jax.config import BucketConfig, Config
+from motif_jax.data import buckets as buckets_lib
+from motif_jax.data import record as record_lib
+from motif_jax.data.videos import replacing
+
+FORMAT = 1  # of the folder; raised when a change makes older data sets unreadable
+SPLIT = "clips"
+_NAME = "motif"
+# One record per group: the only layout in which reading one record costs one record.
+_WRITER_OPTIONS = "group_size:1,zstd:3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """What the data set holds of one bucket."""
+
+  bucket: BucketConfig
+  spec: record_lib.Spec
+  records: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+  """What made a data set, and what is in it."""
+
+  codec: dict  # name, version, channels, strides
+  text: dict  # name, version, dim
+  teacher: dict  # name, version, dim
+  text_empty: np.ndarray  # (1, dim) float16: the encoding of "", which stands for a dropped caption
+  parts: tuple[Part, ...]  # sorted by bucket name
+  fingerprint: str  # of the source files, captions, buckets and encoders
+
+  def to_json(self) -> str:
+    content = dataclasses.asdict(self) | dict(format=FORMAT, text_empty=self.text_empty.tolist())
+    return json.dumps(content)
+
+  @classmethod
+  def from_json(cls, content: str) -> "Meta":
+    c = json.loads(content)
+    if (given := c.pop("format", None)) != FORMAT:
+      raise ValueError(f"the data set has format {given}, this program reads format {FORMAT}; encode it again.")
+    parts = tuple(Part(BucketConfig(**p["bucket"]), record_lib.Spec.from_dict(p["spec"]), p["records"]) for p in c["parts"])
+    return cls(**c | dict(parts=parts, text_empty=np.asarray(c["text_empty"], np.float16)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A data set opened for reading: `sources` in the order of `meta.parts`."""
+
+  meta: Meta
+  sources: tuple
+
+
+def open_dataset(path, source: str = "array_record") -> Dataset:
+  """The `Dataset` in a folder that `launch.encode` filled, read through `SOURCES[source]`."""
+  path = pathlib.Path(path)
+  if source not in SOURCES:
+    raise ValueError(f"data.source is {source!r}, expected one of {', '.join(sorted(SOURCES))}.")
+  if not (path / "dataset.json").exists():
+    found = "the folder does not exist" if not path.is_dir() else "encoding was interrupted" if unfinished(path).exists() else "none"
+    raise ValueError(f"{path} holds no whole data set ({found}); run `python -m launch.encode --source=FOLDER --output={path}`, "
+                     "which goes on where an interrupted run stopped.")
+  meta = Meta.from_json((path / "dataset.json").read_text())
+  sources = tuple(SOURCES[source](path / buckets_lib.name(part.bucket)) for part in meta.parts)
+  for part, opened in zip(meta.parts, sources):
+    if len(opened) != part.records:
+      raise ValueError(f"{path / buckets_lib.name(part.bucket)} holds {len(opened)} records, dataset.json says {part.records}; "
+                       "files were lost or mixed up: encode into a new folder.")
+  return Dataset(meta=meta, sources=sources)
+
+
+def unfinished(path) -> pathlib.Path:
+  """The folder that is there only while encoding into `path` has not come to its end."""
+  return pathlib.Path(path) / "unfinished"
+
+
+def check_encoders(meta: Meta, cfg: Config, *, encoders: Sequence = ()) -> None:
+  """Raises a ValueError unless `cfg` trains on what made this data set.  `encoders`, where at hand: the (codec, text, teacher)
+  of the program, whose versions are compared too."""
+  aligned = cfg.alignment.weight > 0
+  expected = [  # what, the data set's, the config's, and the key to change
+      ("codec", meta.codec["name"], cfg.encoders.codec, "encoders.codec"),
+      ("text encoder", meta.text["name"], cfg.encoders.text, "encoders.text"),
+      ("teacher", meta.teacher["name"], cfg.encoders.teacher, "encoders.teacher"),
+      ("latent channels", meta.codec["channels"], cfg.model.latent_channels, "model.latent_channels"),
+      ("text features", meta.text["dim"], cfg.model.text_dim, "model.text_dim"),
+      ("teacher features", meta.teacher["dim"], cfg.alignment.teacher_dim if aligned else None, "alignment.teacher_dim"),
+  ]
+  for made, encoder in zip((meta.codec, meta.text, meta.teacher), encoders):
+    same_name = made["name"] == encoder.name
+    expected.append((f"version of {made['name']}", made["version"], encoder.version if same_name else None, "the encoder"))
+  wrong = [f"{what}: the data set has {given!r}, the config {want!r} ({key})"
+           for what, given, want, key in expected if want is not None and given != want]
+  if wrong:
+    raise ValueError("the data set does not fit the config:\n" + "\n".join(f"  - {w}" for w in wrong) +
+                     "\nChange the config to what the data set was made with, or encode again with what the config names.")
+
+
+def shard_path(path, bucket: BucketConfig, index: int, count: int) -> pathlib.Path:
+  """Where shard `index` of `count` lies, named as tfds expects."""
+  return pathlib.Path(path) / buckets_lib.name(bucket) / f"{_NAME}-{SPLIT}.array_record-{index:05d}-of-{count:05d}"
+
+
+def shard_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """All shards in the folder of a bucket, those half written too."""
+  return [file for file in folder.iterdir() if ".array_record-" in file.name]
+
+
+def write_shard(path: pathlib.Path, records: Iterable[tuple[dict, record_lib.Spec]]) -> list[str]:
+  """The keys written, in order.  The shard appears whole or not at all; it may be empty."""
+  keys = []
+  with replacing(path) as temporary:
+    writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
+    try:
+      for record, spec in records:
+        writer.write(record_lib.to_bytes(record, spec))
+        keys.append(record["key"])
+    finally:
+      writer.close()
+  return keys
+
+
+def write_part(path, part: Part, shards: Sequence[Sequence[str]]) -> None:
+  """Writes what reads the shards of one bucket: digests and tfds metadata.  `shards`: the keys of each."""
+  folder = pathlib.Path(path) / buckets_lib.name(part.bucket)
+  digests = np.array([record_lib.digest(key) for keys in shards for key in keys], np.uint64)
+  with replacing(folder / "digests.npy") as temporary, open(temporary, "wb") as file:
+    np.save(file, digests)
+  info = tfds.core.DatasetInfo(
+      builder=tfds.core.dataset_info.DatasetIdentity(
+          name=_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name="",
+          config_name=buckets_lib.name(part.bucket)),
+      description="Captioned clips as latents and features, for training a video diffusion transformer.",
+      features=record_lib.features(part.spec),
+  )
+  info.set_file_format("array_record")
+  template = tfds.core.ShardedFileTemplate(dataset_name=_NAME, data_dir=folder, filetype_suffix="array_record", split=SPLIT)
+  size = sum(shard_path(path, part.bucket, i, len(shards)).stat().st_size for i in range(len(shards)))
+  split = tfds.core.splits.SplitInfo(name=SPLIT, shard_lengths=[len(keys) for keys in shards], num_bytes=size,
+                                     filename_template=template)
+  info.set_splits(tfds.core.splits.SplitDict([split]))
+  info.write_to_directory(folder)
+
+
+def write_meta(path, meta: Meta) -> None:
+  """Writes dataset.json, which makes the data set whole: call it last."""
+  write_text(pathlib.Path(path) / "dataset.json", meta.to_json())
+
+
+def write_text(path: pathlib.Path, content: str) -> None:
+  """Writes a text file that appears whole or not at all."""
+  with replacing(path) as temporary:
+    temporary.write_text(content)
+
+
+class ArrayRecordSource:
+  """The records of one bucket's folder, read from disk one by one."""
+
+  def __init__(self, folder):
+    folder = pathlib.Path(folder)
+    self._records = tfds.builder_from_directory(folder).as_data_source(SPLIT)
+    self.digests = np.load(folder / "digests.npy")
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict:
+    return record_lib.from_example(self._records[index])
+
+
+class MemorySource:
+  """The same, all read once and kept: for data sets that fit into memory on disks that are slow."""
+
+  def __init__(self, folder):
+    source = ArrayRecordSource(folder)
+    self.digests = source.digests
+    self._records = [source[i] for i in range(len(source))]
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict:
+    return self._records[index]
+
+
+# Name -> what opens the folder of one bucket.  `tests/test_dataset.py` runs over all of them.
+SOURCES = {"array_record": ArrayRecordSource, "memory": MemorySource}
