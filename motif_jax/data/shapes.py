@@ -15,7 +15,9 @@ import numpy as np
 
 from motif_jax.data import videos
 
-COLOURS = {"red": (225, 40, 40), "green": (40, 185, 60), "blue": (45, 75, 230), "yellow": (245, 215, 40), "magenta": (220, 60, 205)}
+COLOURS = {
+    "red": (225, 40, 40), "green": (40, 185, 60), "blue": (45, 75, 230), "yellow": (245, 215, 40), "magenta": (220, 60, 205),
+}
 BACKGROUNDS = {"black": (16, 16, 16), "grey": (128, 128, 128), "white": (238, 238, 238), "teal": (0, 130, 140)}
 MOTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0), "still": (0, 0)}  # direction in (row, column)
 SHAPES = ("square", "triangle", "ring", "cross")

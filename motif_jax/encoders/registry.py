@@ -14,7 +14,7 @@ from motif_jax.encoders.word_hash import WordHash
 
 CODECS = {
     "block_dct": BlockDCT,  # 4 x 4 x 4 pixels in 24 channels
-    "block_dct_16": partial(BlockDCT, "block_dct_16", channels=16),
+    "block_dct_16": partial(BlockDCT, "block_dct_16", channels=16),  # under 30 dB on some clips
     "block_dct_32": partial(BlockDCT, "block_dct_32", channels=32),
     "block_dct_48": partial(BlockDCT, "block_dct_48", channels=48),
     "block_dct_488": partial(BlockDCT, "block_dct_488", strides=(4, 8, 8), channels=64),
