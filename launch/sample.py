@@ -7,6 +7,7 @@ A sample depends on its prompt, the seed and its number alone, not on the prompt
 """
 
 import argparse
+import importlib.metadata
 import json
 import pathlib
 import platform
@@ -15,7 +16,6 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +81,8 @@ def prepare(args: argparse.Namespace) -> Job:
   cfg, params = checkpoint.restore_for_sampling(folder / str(step))
   codec, text = sample.encoders_of(cfg)
   bucket = one_bucket(args.bucket) if args.bucket else cfg.sample.bucket
-  settings = dict(checkpoint=str(folder / str(step)), seed=args.seed, index=args.index, bucket=buckets.name(bucket), batch=args.batch)
+  settings = dict(checkpoint=str(folder / str(step)), seed=args.seed, index=args.index, batch=args.batch,
+                  bucket=buckets.name(bucket))
   for name in ("sampler", "steps", "shift", "guidance"):
     settings[name] = getattr(cfg.sample, name) if getattr(args, name) is None else getattr(args, name)
   if args.image:
@@ -172,7 +173,7 @@ def describe(job: Job, files: list[str]) -> dict:
       contact_sheet="contact_sheet.png",
       fps=job.cfg.sample.fps,
       encoders={kind: dict(name=e.name, version=e.version) for kind, e in (("codec", job.codec), ("text", job.text))},
-      versions=dict(python=platform.python_version(), jax=jax.__version__, flax=flax.__version__, numpy=np.__version__),
+      versions=dict(python=platform.python_version(), **{p: importlib.metadata.version(p) for p in ("jax", "flax", "numpy")}),
       device=jax.devices()[0].device_kind,
       config=config.to_dict(job.cfg),
   )

@@ -86,6 +86,11 @@ def test_the_command_in_the_json_makes_the_same_videos_again(made, tmp_path):
   assert _bytes(tmp_path) == _bytes(made)
 
 
+def test_another_seed_makes_other_videos(made, workdir, tmp_path):
+  launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=4", *(f"--prompt={p}" for p in PROMPTS)])
+  assert not _bytes(tmp_path).items() & _bytes(made).items()
+
+
 def test_prompts_come_from_a_file_in_batches_and_a_later_one_alone_is_the_same(made, workdir, tmp_path):
   (tmp_path / "prompts.txt").write_text(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n  a star\n")
   launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=3", "--batch=2", f"--prompts={tmp_path / 'prompts.txt'}"])
