@@ -110,15 +110,27 @@ def spoil(path, kind):
       file.writeframes(bytes(1600))
   else:
     path.write_bytes({"empty": b"", "text": b"a caption, not a video\n" * 50, "no frames": whole[:whole.index(b"mdat")],
-                      "half": whole[:(whole.index(b"mdat") + len(whole)) // 2]}[kind])
+                      "half": whole[:(whole.index(b"mdat") + len(whole)) // 2], "late": whole[:-len(whole) // 10],
+                      "between frames": whole[:whole.index(b"mdat") + 4]}[kind])
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "no frames", "half", "missing", "only sound"])
-def test_unreadable_files_say_so_and_name_themselves(tmp_path, kind):
+SPOILED = {"empty": "0 bytes", "text": "not a video", "no frames": "", "half": "breaks off while", "missing": "does not exist",
+           "only sound": "no video stream", "between frames": "breaks off after 0 of 9 frames", "late": "breaks off"}
+
+
+@pytest.mark.parametrize("kind, said", SPOILED.items())
+def test_unreadable_files_say_so_and_name_themselves(tmp_path, kind, said):
+  spoil(tmp_path / "bad.mp4", kind)
+  with pytest.raises(videos.UnreadableVideo, match=f"bad.mp4.*{said}") as error:
+    videos.read_clip(tmp_path / "bad.mp4", BucketConfig(9, 32, 32))
+  assert error.value.kind == "unreadable"
+
+
+@pytest.mark.parametrize("kind", sorted(set(SPOILED) - {"late"}))
+def test_a_probe_refuses_what_has_no_first_frame(tmp_path, kind):
   spoil(tmp_path / "bad.mp4", kind)
   with pytest.raises(videos.UnreadableVideo, match="bad.mp4") as error:
     videos.probe(tmp_path / "bad.mp4")
-    videos.read_clip(tmp_path / "bad.mp4", BucketConfig(9, 32, 32))
   assert error.value.kind == "unreadable"
 
 

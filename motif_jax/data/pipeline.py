@@ -188,8 +188,9 @@ def _enough(cfg: DataConfig, dataset: Dataset, indices) -> tuple[int, ...]:
 
 def _rows(cfg: DataConfig, process_index: int, process_count: int) -> slice:
   """The rows of the global batch that this process reads."""
-  if cfg.batch_size % process_count or not 0 <= process_index < process_count:
-    raise ValueError(f"data.batch_size {cfg.batch_size} is not divisible among {process_count} processes "
-                     f"(this is process {process_index}); use a multiple of {process_count}.")
+  assert 0 <= process_index < process_count
+  if cfg.batch_size % process_count:
+    raise ValueError(f"data.batch_size {cfg.batch_size} is not divisible among {process_count} processes; "
+                     f"use a multiple of {process_count}.")
   size = cfg.batch_size // process_count
   return slice(process_index * size, (process_index + 1) * size)

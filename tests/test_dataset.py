@@ -1,0 +1,201 @@
+"""Records, shards and metadata on disk: what is written is what is read, by us and by tfds, and nothing half written is read."""
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from configs import base
+from motif_jax import config as config_lib
+from motif_jax.config import BucketConfig
+from motif_jax.data import buckets, dataset, record
+from tests import small_data
+from tests.small_data import IMAGE, SPECS, VIDEO
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+  return small_data.write(tmp_path_factory.mktemp("data") / "set", {VIDEO: 12, IMAGE: 7})
+
+
+def assert_equal(got, expected):
+  assert set(got) == set(expected)
+  for name, value in expected.items():
+    if isinstance(value, np.ndarray):
+      np.testing.assert_array_equal(got[name], value, err_msg=name, strict=True)
+    else:
+      assert got[name] == value and type(got[name]) is type(value), name
+
+
+def test_a_record_survives_its_bytes():
+  made = small_data.record(VIDEO, 3)
+  made["latents"][..., -3:] = 0  # trailing zero bytes, which numpy strings would lose
+  assert_equal(record.from_bytes(record.to_bytes(made, SPECS[VIDEO]), SPECS[VIDEO]), made)
+
+
+@pytest.mark.parametrize("name, value, said", [
+    ("latents", np.zeros((3, 8, 6, 5), np.float16), r"latents is float16 \(3, 8, 6, 5\), expected float16 \(3, 6, 8, 5\)"),
+    ("latents", np.zeros((3, 6, 8, 5), np.float32), "latents is float32"),
+    ("latents", np.full((3, 6, 8, 5), np.inf, np.float16), "not finite"),
+    ("first_frame", np.zeros((3, 6, 8, 5), np.float16), r"first_frame .* expected float16 \(4, 6, 8, 5\)"),
+    ("text_short", np.zeros((0, 7), np.float16), r"text_short .* expected float16 \('T', 7\)"),
+    ("teacher", None, "teacher is NoneType"),
+    ("key", b"a", "key is b'a', expected a string"),
+    ("fps", 24, "fps is 24, expected a float"),
+    ("latent", 1, "unknown entries"),
+])
+def test_check_names_what_is_wrong_with_a_record(name, value, said):
+  made = small_data.record(VIDEO, 3)
+  record.check(made, SPECS[VIDEO])
+  with pytest.raises(ValueError, match=said):
+    record.check(made | {name: value}, SPECS[VIDEO])
+
+
+@pytest.mark.parametrize("source", sorted(dataset.SOURCES))
+def test_every_source_gives_the_records_that_were_written(path, source):
+  opened = dataset.open_dataset(path, source)
+  assert [part.bucket for part in opened.meta.parts] == [IMAGE, VIDEO]
+  for part, records in zip(opened.meta.parts, opened.sources):
+    assert len(records) == part.records
+    for number in range(part.records):
+      record.check(records[number], part.spec)
+      assert_equal(records[number], small_data.record(part.bucket, number))
+    assert [record.digest(records[i]["key"]) for i in range(len(records))] == records.digests.tolist()
+
+
+@pytest.mark.parametrize("source", sorted(dataset.SOURCES))
+def test_every_source_can_be_pickled(path, source):
+  records = dataset.open_dataset(path, source).sources[1]
+  copy = pickle.loads(pickle.dumps(records))
+  assert len(copy) == 12
+  assert_equal(copy[7], records[7])
+
+
+def test_tfds_reads_the_same_records(path):
+  builder = tfds.builder_from_directory(path / buckets.name(VIDEO))
+  source = builder.as_data_source("clips")
+  assert len(source) == 12 and builder.info.splits["clips"].shard_lengths == [5, 5, 2]
+  assert builder.info.splits["clips"].num_bytes > 0
+  expected = small_data.record(VIDEO, 11)
+  np.testing.assert_array_equal(source[11]["latents"], expected["latents"], strict=True)
+  assert source[11]["caption_long"].decode() == expected["caption_long"]
+
+
+def test_the_metadata_survives_its_json(path):
+  meta = dataset.open_dataset(path).meta
+  again = dataset.Meta.from_json(meta.to_json())
+  np.testing.assert_array_equal(again.text_empty, np.full((1, 7), 2, np.float16), strict=True)
+  plain = [dataclasses.replace(m, text_empty=None) for m in (meta, again)]
+  assert plain[0] == plain[1] and plain[0].parts[1].spec == SPECS[VIDEO]
+
+
+def test_writing_and_reading_import_no_tensorflow(tmp_path):
+  program = """if True:
+    import sys, pathlib
+    from tests import small_data
+    from motif_jax.data import dataset, pipeline
+    path = small_data.write(pathlib.Path(sys.argv[1]), {small_data.VIDEO: 4})
+    batches = pipeline.batches(small_data.config(), dataset.open_dataset(path), seed=0)
+    next(batches)
+    batches.close()
+    found = [m for m in sys.modules if m.split(".")[0] in ("tensorflow", "torch")]
+    assert not found, found"""
+  done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+
+def test_a_failed_shard_leaves_nothing(tmp_path):
+  file = dataset.shard_path(tmp_path, VIDEO, 0, 1)
+  file.parent.mkdir()
+
+  def records():
+    yield small_data.record(VIDEO, 0), SPECS[VIDEO]
+    raise KeyboardInterrupt
+  with pytest.raises(KeyboardInterrupt):
+    dataset.write_shard(file, records())
+  assert not list(file.parent.iterdir())
+
+
+def test_a_data_set_without_its_last_file_is_not_opened(tmp_path):
+  path = small_data.write(tmp_path / "set", {VIDEO: 4})
+  (path / "dataset.json").unlink()
+  with pytest.raises(ValueError, match="no whole data set.*launch.encode"):
+    dataset.open_dataset(path)
+  (path / "unfinished").mkdir()
+  with pytest.raises(ValueError, match="interrupted.*goes on where"):
+    dataset.open_dataset(path)
+  with pytest.raises(ValueError, match="does not exist"):
+    dataset.open_dataset(tmp_path / "nowhere")
+
+
+def test_a_data_set_with_the_shards_of_another_is_not_opened(tmp_path):
+  path, other = small_data.write(tmp_path / "a", {VIDEO: 4}), small_data.write(tmp_path / "b", {VIDEO: 6})
+  (path / "dataset.json").write_text((other / "dataset.json").read_text())
+  with pytest.raises(ValueError, match="holds 4 records, dataset.json says 6"):
+    dataset.open_dataset(path)
+
+
+def test_an_older_format_and_an_unknown_source_are_refused(path, tmp_path):
+  with pytest.raises(ValueError, match="'tape', expected one of array_record, memory"):
+    dataset.open_dataset(path, "tape")
+  old = dataset.open_dataset(path).meta.to_json().replace(f'"format": {dataset.FORMAT}', '"format": 0')
+  with pytest.raises(ValueError, match="format 0.*encode it again"):
+    dataset.Meta.from_json(old)
+
+
+def fitting_config(**changes):
+  """A config that fits `small_data.write`, with `changes` by path."""
+  c = base.get_config()
+  c.encoders.update(codec="means", text="lengths", teacher="cells")
+  c.alignment.update(teacher="cells", teacher_dim=9, weight=0.5)
+  c.model.update(latent_channels=5, text_dim=7)
+  c.update_from_flattened_dict(changes)
+  return config_lib.from_config_dict(c)
+
+
+def test_a_config_that_fits_passes(path):
+  meta = dataset.open_dataset(path).meta
+  dataset.check_encoders(meta, fitting_config(), encoders=(small_data.Codec(), small_data.Text(), small_data.Teacher()))
+  unaligned = fitting_config(**{"alignment.weight": 0.0, "alignment.teacher_dim": 1})
+  dataset.check_encoders(meta, unaligned)  # nobody reads the teacher's features
+
+
+@pytest.mark.parametrize("key, value, said", [
+    ("encoders.codec", "block_dct", "codec: the data set has 'means', the config 'block_dct'"),
+    ("encoders.text", "word_hash", "text encoder: the data set has 'lengths'"),
+    ("model.latent_channels", 16, r"latent channels: the data set has 5, the config 16 \(model.latent_channels\)"),
+    ("model.text_dim", 8, "text features"),
+    ("alignment.teacher_dim", 8, "teacher features"),
+])
+def test_a_data_set_of_other_encoders_is_refused(path, key, value, said):
+  with pytest.raises(ValueError, match=said):
+    dataset.check_encoders(dataset.open_dataset(path).meta, fitting_config(**{key: value}))
+
+
+def test_a_data_set_of_another_version_of_an_encoder_is_refused(path):
+  encoders = (dataclasses.replace(small_data.Codec(), version="2"), small_data.Text(), small_data.Teacher())
+  with pytest.raises(ValueError, match="version of means: the data set has '1', the config '2'"):
+    dataset.check_encoders(dataset.open_dataset(path).meta, fitting_config(), encoders=encoders)
+
+
+def test_a_bucket_has_one_name():
+  assert buckets.parse(" 1x24x32,5x24x32, ") == (VIDEO, IMAGE)
+  assert buckets.name(VIDEO) == "5x24x32"
+  for text in ("", "5x24", "5x24x0", "a", "5x24x32x3", "-5x24x32"):
+    with pytest.raises(ValueError, match="bucket"):
+      buckets.parse(text)
+
+
+@pytest.mark.parametrize("size, expected", [
+    ((33, 144, 256), "33x144x256"), ((33, 400, 256), "33x256x144"), ((40, 256, 400), "33x144x256"), ((32, 144, 256), "9x144x256"),
+    ((8, 144, 256), "1x144x256"), ((33, 143, 256), None), ((33, 256, 144), "33x256x144"),
+])
+def test_a_clip_goes_into_the_largest_bucket_that_it_fills(size, expected):
+  known = buckets.parse("33x144x256,33x256x144,9x144x256,1x144x256")
+  chosen = buckets.choose(known, *size)
+  assert (chosen and buckets.name(chosen)) == expected
+  assert buckets.choose((BucketConfig(1, 8, 8),), 0, 8, 8) is None

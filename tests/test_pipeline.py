@@ -1,0 +1,211 @@
+"""The order of the data is a function of (seed, step): the same from any start, on any number of processes and workers."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from motif_jax.data import dataset, pipeline
+from tests import small_data
+from tests.small_data import IMAGE, VIDEO
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+  return dataset.open_dataset(small_data.write(tmp_path_factory.mktemp("data") / "set", {VIDEO: 13, IMAGE: 6}))
+
+
+def take(count, cfg, opened, **options):
+  """The first `count` (bucket, batch) of the pipeline."""
+  batches = pipeline.batches(cfg, opened, **{"seed": 3} | options)
+  taken = list(itertools.islice(batches, count))
+  batches.close()
+  return taken
+
+
+def assert_equal(got, expected):
+  assert len(got) == len(expected)
+  for (bucket, batch), (other_bucket, other) in zip(got, expected):
+    assert bucket == other_bucket and set(batch) == set(other)
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], other[name], err_msg=name, strict=True)
+
+
+def numbers(batch):
+  """Which records are in a batch: `small_data.record` writes its number into the first latent."""
+  return batch["latents"][:, 0, 0, 0, 0].astype(int).tolist()
+
+
+def test_a_batch_holds_its_records_in_the_promised_shapes(opened):
+  for bucket, batch in take(4, small_data.config(), opened):
+    spec = small_data.SPECS[bucket]
+    shapes = {name: (array.shape, array.dtype) for name, array in batch.items()}
+    f32 = np.dtype(np.float32)
+    assert shapes == dict(latents=((4, *spec.grid, 5), f32), first_frame=((4, 4, *spec.grid[1:], 5), f32),
+                          teacher=((4, spec.grid[0], 2, 4, 9), f32), text=((4, 6, 7), f32), text_mask=((4, 6), np.dtype(bool)))
+    for row, number in enumerate(numbers(batch)):
+      record = small_data.record(bucket, number)
+      for name in ("latents", "first_frame", "teacher"):
+        np.testing.assert_array_equal(batch[name][row], record[name].astype(np.float32))
+
+
+def test_a_run_goes_on_where_another_stopped(opened):
+  whole = take(9, small_data.config(), opened)
+  assert_equal(take(4, small_data.config(), opened, start_step=5), whole[5:])
+
+
+def test_another_seed_is_another_order(opened):
+  plain, other = take(6, small_data.config(), opened), take(6, small_data.config(), opened, seed=4)
+  assert [numbers(b) for _, b in plain] != [numbers(b) for _, b in other]
+
+
+def test_workers_change_nothing(opened):
+  cfg = small_data.config()
+  assert_equal(take(7, small_data.config(workers=2), opened, start_step=2), take(7, cfg, opened, start_step=2))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_each_batch(opened, count):
+  cfg = small_data.config()
+  parts = [take(5, cfg, opened, process_index=i, process_count=count) for i in range(count)]
+  joined = [(rows[0][0], {name: np.concatenate([batch[name] for _, batch in rows]) for name in rows[0][1]})
+            for rows in zip(*parts)]
+  assert_equal(joined, take(5, cfg, opened))
+
+
+def test_each_record_is_seen_once_before_any_is_seen_twice():
+  order = pipeline.Order(counts=(13, 6), batch_size=4, seed=0)
+  seen = {0: [], 1: []}
+  for step in range(19 * 4):  # four times through everything: 19 steps of 4 rows
+    number, places = order.at(step)
+    seen[number] += places.tolist()
+  for number, count in enumerate(order.counts):
+    assert len(seen[number]) == 4 * 4 * count
+    epochs = [tuple(seen[number][i:i + count]) for i in range(0, len(seen[number]), count)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len(set(epochs)) > 1
+
+
+def test_any_step_is_found_without_those_before():
+  order = pipeline.Order(counts=(1000, 10_000_000, 77), batch_size=4, seed=0)
+  first = [order.at(step) for step in (10**9, 0, 10**9)]
+  assert first[0][0] == first[2][0] and first[0][1].tolist() == first[2][1].tolist()
+  assert all(places.max() < order.counts[number] for number, places in first)
+
+
+@pytest.mark.parametrize("weights, expected", [(None, (600, 300, 100)), ((1, 1, 2), (250, 250, 500))])
+def test_buckets_are_interleaved_evenly_by_their_shares(weights, expected):
+  order = pipeline.Order(counts=(6000, 3000, 1000), batch_size=4, seed=0, weights=weights)
+  chosen = np.array([order.at(step)[0] for step in range(1000)])
+  assert tuple(np.bincount(chosen)) == expected
+  for number, share in enumerate(np.array(expected) / 1000):
+    steps = np.flatnonzero(chosen == number)
+    assert np.diff(steps).max() <= 1 / share + 2 and np.diff(steps).min() >= max(1, 1 / share - 2)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, 1.0, 1.0)])
+def test_weights_must_be_one_positive_number_for_each_bucket(opened, weights):
+  with pytest.raises(ValueError, match="expected 2 positive numbers"):
+    take(1, small_data.config(), opened, weights=weights)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 1000])
+def test_shuffling_is_a_permutation(count):
+  places = np.arange(count)
+  orders = [pipeline.shuffled(places, count, seed=(7, epoch)) for epoch in range(3)]
+  assert all(sorted(order) == places.tolist() for order in orders)
+  if count > 16:
+    assert abs(np.corrcoef(orders[0], places)[0, 1]) < 0.5 and (orders[0] != orders[1]).any()
+
+
+def test_shuffling_puts_each_record_everywhere_equally_often():
+  count, trials = 11, 4000
+  seen = np.zeros((count, count))
+  for trial in range(trials):
+    seen[np.arange(count), pipeline.shuffled(np.arange(count), count, seed=(trial,))] += 1
+  expected = trials / count
+  assert ((seen - expected) ** 2 / expected).sum() < 100 + 6 * np.sqrt(2 * 100)  # chi-squared of 10 x 10, six deviations
+
+
+def test_captions_are_chosen_and_dropped_at_the_configured_shares(opened):
+  cfg = small_data.config(caption_drop=0.2, captions=(0.5, 0.3, 0.2))
+  loader = pipeline.Loader(cfg, opened, *_order(cfg, opened), rows=slice(0, cfg.batch_size))
+  lengths = np.concatenate([loader(step)[1]["text_mask"].sum(axis=1) for step in range(250)])
+  shares = [np.mean(lengths == length) for length in (1, 5, 3, 4)]  # dropped, long, short, truncated
+  np.testing.assert_allclose(shares, [0.2, 0.4, 0.24, 0.16], atol=0.06)  # four deviations of 1000 draws
+
+
+def _order(cfg, opened):
+  indices = pipeline.split_indices(opened, cfg.validation)[0]
+  return indices, pipeline.Order(counts=tuple(map(len, indices)), batch_size=cfg.batch_size, seed=0)
+
+
+def test_a_dropped_caption_is_the_encoding_of_the_empty_one(opened):
+  for _, batch in take(2, small_data.config(caption_drop=1.0), opened):
+    assert batch["text_mask"].sum(axis=1).tolist() == [1] * 4
+    assert (batch["text"][:, 0] == 2).all() and (batch["text"][:, 1:] == 0).all()
+
+
+@pytest.mark.parametrize("captions, name", [((1.0, 0.0, 0.0), "text_long"), ((0.0, 1.0, 0.0), "text_short"),
+                                            ((0.0, 0.0, 1.0), "text_truncated")])
+@pytest.mark.parametrize("tokens", [4, 9])
+def test_text_is_padded_or_cut_on_the_right(opened, captions, name, tokens):
+  cfg = small_data.config(caption_drop=0.0, captions=captions, text_tokens=tokens)
+  (bucket, batch), = take(1, cfg, opened)
+  for row, number in enumerate(numbers(batch)):
+    text = small_data.record(bucket, number)[name].astype(np.float32)[:tokens]
+    np.testing.assert_array_equal(batch["text"][row, :len(text)], text)
+    assert (batch["text"][row, len(text):] == 0).all()
+    assert batch["text_mask"][row].tolist() == [True] * len(text) + [False] * (tokens - len(text))
+
+
+def test_training_never_sees_what_is_held_out(opened):
+  train, held_out = pipeline.split_indices(opened, 0.3)
+  for source, kept, out in zip(opened.sources, train, held_out):
+    assert len(out) and sorted([*kept, *out]) == list(range(len(source)))
+  cfg = small_data.config(validation=0.3, batch_size=2)
+  seen = {(bucket, n) for bucket, batch in take(30, cfg, opened) for n in numbers(batch)}
+  expected = {(part.bucket, int(n)) for part, kept in zip(opened.meta.parts, train) for n in kept}
+  assert seen == expected
+
+
+def test_holding_out_more_keeps_out_what_was_held_out(opened):
+  few, many = pipeline.split_indices(opened, 0.2)[1], pipeline.split_indices(opened, 0.5)[1]
+  assert all(set(a) <= set(b) and len(a) < len(b) for a, b in zip(few, many))
+  assert all(len(kept) == 0 for kept in pipeline.split_indices(opened, 1.0)[0])
+
+
+def test_validation_is_the_same_at_every_call_and_on_any_number_of_processes(opened):
+  cfg = small_data.config(validation=0.5)
+  first = pipeline.validation_batches(cfg, opened, count=5)
+  assert_equal(pipeline.validation_batches(cfg, opened, count=5), first)
+  halves = [pipeline.validation_batches(cfg, opened, count=5, process_index=i, process_count=2) for i in range(2)]
+  assert_equal([(a[0], {n: np.concatenate([a[1][n], b[1][n]]) for n in a[1]}) for a, b in zip(*halves)], first)
+
+
+def test_validation_takes_the_buckets_in_turn_with_the_long_caption(opened):
+  cfg = small_data.config(validation=0.5, caption_drop=1.0)
+  made = pipeline.validation_batches(cfg, opened, count=4)
+  assert [bucket for bucket, _ in made] == [IMAGE, VIDEO, IMAGE, VIDEO]
+  held_out = pipeline.split_indices(opened, 0.5)[1]
+  for number, bucket in enumerate((IMAGE, VIDEO)):
+    seen = [n for b, batch in made if b == bucket for n in numbers(batch)]
+    out = held_out[number].tolist()
+    assert set(seen) <= set(out) and len(set(seen)) == min(len(out), 8)  # repeats only where there are too few
+  assert all((batch["text_mask"].sum(axis=1) == 5).all() for _, batch in made)
+
+
+def test_validation_may_be_off_but_not_empty(opened):
+  assert pipeline.validation_batches(small_data.config(validation=0.0), opened, count=3) == []
+  with pytest.raises(ValueError, match="holds out none of 19 records"):
+    pipeline.validation_batches(small_data.config(validation=1e-9), opened, count=3)
+
+
+def test_a_bucket_with_too_few_clips_is_named_with_its_count(opened):
+  with pytest.raises(ValueError, match="data.batch_size is 8, but of the training clips 1x24x32 has 6 "):
+    take(1, small_data.config(batch_size=8), opened)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(opened):
+  with pytest.raises(ValueError, match="data.batch_size 4 is not divisible among 3 processes"):
+    take(1, small_data.config(), opened, process_count=3)
