@@ -1,4 +1,4 @@
-"""A config and batches small enough for unit tests: width 16, 7 blocks, 32 video tokens; every part and feature present."""
+"""A config and batches small enough for unit tests: width 16, 6 blocks, 32 video tokens; every part and feature present."""
 
 import numpy as np
 
@@ -11,9 +11,9 @@ FRAMES, HEIGHT, WIDTH = 2, 8, 8  # of the latent grid: 2 * 4 * 4 = 32 tokens wit
 def config_dict():
   """The ConfigDict, for a test that changes it."""
   c = base.get_config()
-  c.model.update(dict(latent_channels=3, width=16, heads=2, mlp_ratio=2, depths=dict(dual=2, single=3, decoder=2), text_dim=12,
+  c.model.update(dict(latent_channels=3, width=16, heads=2, mlp_ratio=2, depths=dict(dual=2, single=2, decoder=2), text_dim=12,
                       image_dim=0, rope_axes=(2, 2, 4), dtype="float32"))
-  c.route.update(dict(start=1, stop=4, keep=0.5, groups=8))
+  c.route.update(dict(start=0, stop=4, keep=0.5, groups=8))
   c.alignment.update(dict(teacher_dim=6, tap=2, hidden=20, weight=0.5))
   c.data.update(dict(batch_size=8, workers=0, image_to_video=0.5, text_tokens=5))
   c.optimizer.update(dict(rate=1e-2, warmup=2, ema=0.9))

@@ -31,6 +31,14 @@ def make_manager(workdir: str, *, keep: int) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(folder, options=options)
 
 
+def check_architecture(workdir: str, cfg: Config) -> None:
+  """Raises ValueError if `workdir` holds a checkpoint that `cfg` cannot go on from, naming every field that differs."""
+  if (pathlib.Path(workdir) / FOLDER).is_dir():
+    with _reader(pathlib.Path(workdir).absolute() / FOLDER) as manager:
+      if manager.latest_step() is not None:
+        _check_same(_saved_config(manager, manager.latest_step()), cfg, f"{workdir}, step {manager.latest_step()},")
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config) -> None:
   """Starts saving `state` under its step; returns when the arrays are copied, so that the state may be donated."""
   step = int(state.step)
@@ -48,7 +56,7 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState, cfg: Config, m
   step = manager.latest_step()  # an older step may be half deleted after a crash
   if step is None:
     return None
-  _check_same(_saved_config(manager, step), cfg, f"{manager.directory}/{step}")
+  _check_same(_saved_config(manager, step), cfg, f"{manager.directory}, step {step},")
   shardings = sharding.state_shardings(abstract, mesh)
   target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
   items = manager.restore(step, args=ocp.args.Composite(

@@ -3,8 +3,8 @@
 clu.metric_writers imports TensorFlow; tensorboard's own event writer does not.
 """
 
+import contextlib
 import io
-import os
 import time
 from typing import Callable
 
@@ -97,33 +97,50 @@ def gif(video: np.ndarray, *, fps: int) -> bytes:
 
 
 class Progress:
-  """Speed since the last report, and the time left at that speed."""
+  """Speed since the last report, and the time left at that speed.  The clock stands still inside `paused`."""
 
-  def __init__(self, stop: int, tokens_per_step: int, *, clock: Callable[[], float] = time.perf_counter):
-    self._stop, self._tokens, self._clock = stop, tokens_per_step, clock
-    self._last: tuple[int, float] | None = None
+  def __init__(self, stop: int, *, clock: Callable[[], float] = time.perf_counter):
+    self._stop, self._clock = stop, clock
+    self._since: tuple[int, float] | None = None  # step and time of the last report
+    self._tokens = 0
 
-  def start(self, step: int) -> None:
-    """Counts from `step`, now: after the first step, so that compilation is not in the speed."""
-    self._last = step, self._clock()
+  def stepped(self, step: int, tokens: int) -> None:
+    """Takes note that `step` is done, which had `tokens` video tokens.  The first one compiled, and is not timed."""
+    if self._since is None:
+      self._since = step, self._clock()
+    else:
+      self._tokens += tokens
+
+  @contextlib.contextmanager
+  def paused(self):
+    """Leaves what runs inside out of the speed: validation, samples, checkpoints."""
+    began = self._clock()
+    yield
+    if self._since:
+      self._since = self._since[0], self._since[1] + self._clock() - began
 
   def rates(self, step: int) -> dict[str, float]:
-    """steps_per_second, tokens_per_second and seconds_left as of `step`; empty before two steps were timed."""
-    if self._last is None or step <= self._last[0]:
+    """steps_per_second, tokens_per_second and seconds_left as of `step`; empty before there is a timed step."""
+    if self._since is None or step <= self._since[0]:
       return {}
-    now = self._clock()
-    speed = (step - self._last[0]) / max(now - self._last[1], 1e-9)
-    self._last = step, now
-    return {"steps_per_second": speed, "tokens_per_second": speed * self._tokens, "seconds_left": (self._stop - step) / speed}
+    seconds = max(self._clock() - self._since[1], 1e-9)
+    speed, tokens = (step - self._since[0]) / seconds, self._tokens / seconds
+    self._since, self._tokens = (step, self._clock()), 0
+    return {"steps_per_second": speed, "tokens_per_second": tokens, "seconds_left": (self._stop - step) / speed}
 
-  def line(self, step: int, values: dict[str, float], rates: dict[str, float]) -> str:
-    """One line for the terminal."""
+  def line(self, step: int, values: dict[str, float]) -> str:
+    """One line for the terminal of metrics and rates by name."""
     named = [f"{label} {values[name]:.4g}" for name, label in SHOWN.items() if name in values]
-    if rates:
-      minutes, seconds = divmod(round(rates["seconds_left"]), 60)
-      left = f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{seconds:02d}s"
-      named += [f"{rates['steps_per_second']:.3g} steps/s", f"{rates['tokens_per_second']:.3g} tokens/s", f"{left} left"]
-    return f"step {step}/{self._stop}  " + "  ".join(named)
+    if "steps_per_second" in values:
+      named += [f"{values['steps_per_second']:.3g} steps/s", f"{values['tokens_per_second']:.3g} tokens/s",
+                f"{duration(values['seconds_left'])} left"]
+    return "  ".join([f"step {step}/{self._stop}", *named])
+
+
+def duration(seconds: float) -> str:
+  """"1h05m", or below an hour "5m07s"."""
+  minutes, seconds = divmod(round(seconds), 60)
+  return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{seconds:02d}s"
 
 
 # What the progress line shows of the metrics, and how it calls them.

@@ -1,0 +1,221 @@
+"""Training from a config and a folder: data, mesh, state, and then steps until the last one or an interrupt.
+
+The interesting part is `run`.  It knows no data set: batches come from a function.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from motif_jax import mesh as meshes, sample, sharding
+from motif_jax.config import Config
+from motif_jax.data import buckets, dataset as datasets, pipeline
+from motif_jax.model import routing
+from motif_jax.train import checkpoint, metrics
+from motif_jax.train.evaluate import make_validation_step, validate
+from motif_jax.train.losses import token_grid
+from motif_jax.train.optimizer import make_optimizer
+from motif_jax.train.state import TrainState, abstract_state, init_state
+from motif_jax.train.step import aligned_at, make_train_step, train_plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """All that a run needs."""
+
+  cfg: Config
+  workdir: str
+  mesh: Mesh
+  optimizer: Any  # an optax.GradientTransformation
+  batches: Callable[[int], Iterator]  # step -> iterator of (bucket, host batch) from that step on
+  held_out: Sequence = ()  # (bucket, host batch) pairs for validation
+  previews: Callable | None = None  # EMA parameters -> {name: video (F, H, W, 3) uint8}
+
+
+def train(cfg: Config, workdir: str) -> TrainState:
+  """The state after training; goes on from the newest checkpoint in `workdir` if there is one."""
+  return run(prepare(cfg, workdir))
+
+
+def prepare(cfg: Config, workdir: str) -> Job:
+  """The `Job` of a config.  What a user can get wrong is a ValueError here, and not in `run`."""
+  mesh = meshes.make_mesh(cfg.mesh)
+  meshes.check_batch_size(mesh, cfg.data.batch_size)
+  checkpoint.check_architecture(workdir, cfg)
+  dataset = datasets.open_dataset(cfg.data.path, cfg.data.source)
+  datasets.check_encoders(dataset.meta, cfg)
+  for part in dataset.meta.parts:
+    check_bucket(cfg, mesh, buckets.name(part.bucket), part.spec.grid)
+  share = dict(process_index=jax.process_index(), process_count=jax.process_count())
+  return Job(
+      cfg, workdir, mesh, make_optimizer(cfg.optimizer, steps=cfg.train.steps),
+      batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, **share),
+      held_out=pipeline.validation_batches(cfg.data, dataset, count=cfg.train.validation_batches, **share),
+      previews=Previews(cfg, mesh) if cfg.sample.prompts else None,
+  )
+
+
+def check_bucket(cfg: Config, mesh: Mesh, name: str, latent_grid: tuple[int, int, int]) -> None:
+  """Raises ValueError unless the video tokens of a bucket divide by the patch, the sequence degree and the route's groups."""
+  if any(size % p for size, p in zip(latent_grid, cfg.model.patch)):
+    raise ValueError(f"bucket {name} has a latent grid of {latent_grid}, which does not divide by model.patch {cfg.model.patch}.")
+  length, degree = math.prod(token_grid(cfg, (0, *latent_grid))), mesh.shape["sequence"]
+  if length % degree:
+    raise ValueError(f"bucket {name} has {length} video tokens, which do not divide by mesh.sequence = {degree}.")
+  if cfg.route.keep < 1:
+    routing.kept_per_group(length, cfg.route.keep, cfg.route.groups)
+    if cfg.route.groups % degree:
+      raise ValueError(f"route.groups {cfg.route.groups} is not a multiple of mesh.sequence = {degree}; the nearest are "
+                       f"{max(cfg.route.groups // degree, 1) * degree} and {(cfg.route.groups // degree + 1) * degree}.")
+
+
+def run(job: Job) -> TrainState:
+  """The state after the last step, or after an interrupt; saved in the work directory either way."""
+  cfg, mesh, optimizer = job.cfg, job.mesh, job.optimizer
+  abstract = abstract_state(cfg, optimizer)
+  steps = {}  # with and without alignment, each compiled when it is first needed
+  with contextlib.ExitStack() as stack:
+    manager = stack.enter_context(checkpoint.make_manager(job.workdir, keep=cfg.train.keep))
+    writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir)))
+    interrupt = stack.enter_context(Interrupt())
+    state = checkpoint.restore(manager, abstract, cfg, mesh)
+    state = init_state(jax.random.key(cfg.seed), cfg, mesh, optimizer) if state is None else state
+    start = int(state.step)
+    say(*describe(cfg, mesh, abstract), f"from step {start} to {cfg.train.steps} in {job.workdir}")
+    source = stack.enter_context(contextlib.closing(job.batches(start)))
+    report, tasks = Report(cfg, writer), _tasks(job, writer, manager)
+    for step in range(start, cfg.train.steps):
+      aligned = aligned_at(cfg, step)
+      if aligned not in steps:
+        steps[aligned] = make_train_step(cfg, mesh, optimizer, aligned=aligned, measure=metrics.TrainMetrics.single_from_model_output)
+      _, batch = next(source)
+      state, measured = steps[aligned](state, meshes.global_batch(mesh, batch))
+      report.add(step + 1, measured, tokens=cfg.data.batch_size * math.prod(token_grid(cfg, batch["latents"].shape)))
+      if interrupt.asked:
+        break
+      for every, task in tasks:
+        if (step + 1) % every == 0 or step + 1 == cfg.train.steps:
+          with report.pause():
+            task(step + 1, state)
+    report.flush()
+    checkpoint.save(manager, state, cfg)
+    say(f"{'interrupted' if interrupt.asked else 'done'}: step {int(state.step)} is saved in {job.workdir}")
+  return state
+
+
+def _tasks(job, writer, manager) -> list[tuple[int, Callable]]:
+  """(every how many steps, (step, state) -> None) of what happens beside training."""
+  cfg = job.cfg
+  validation_step = make_validation_step(cfg, job.mesh)
+
+  def validation(step, state):
+    values = validate(validation_step, state.ema, [batch for _, batch in job.held_out], job.mesh)
+    writer.scalars(step, values, prefix="validation")
+    say(f"step {step}/{cfg.train.steps}  validation loss {values['loss']:.4g}")
+
+  def samples(step, state):
+    writer.clips(step, job.previews(state.ema), fps=cfg.sample.fps)
+
+  tasks = [(cfg.train.validate_every, validation)] if job.held_out else []
+  tasks += [(cfg.train.sample_every, samples)] if job.previews else []
+  return tasks + [(cfg.train.save_every, lambda step, state: checkpoint.save(manager, state, cfg))]
+
+
+class Report:
+  """Writes metrics every `log_every` steps.  Those of a step are fetched when the next one is under way, so the device never waits."""
+
+  def __init__(self, cfg: Config, writer: metrics.Writer):
+    self._every, self._stop, self._writer = cfg.train.log_every, cfg.train.steps, writer
+    self._progress = metrics.Progress(cfg.train.steps)
+    self._pending = self._total = None
+
+  def add(self, step: int, measured, *, tokens: int) -> None:
+    """Takes the metrics of `step`, just dispatched, and fetches those of the step before."""
+    self.flush()
+    self._pending = step, measured, tokens
+
+  def flush(self) -> None:
+    """Fetches what is pending; writes where it is time to."""
+    if self._pending is None:
+      return
+    (step, measured, tokens), self._pending = self._pending, None
+    self._total = metrics.merged(self._total, measured)
+    self._progress.stepped(step, tokens)
+    if step % self._every == 0 or step == self._stop:
+      values = metrics.values_of(self._total) | self._progress.rates(step)
+      self._writer.scalars(step, values, prefix="train")
+      say(self._progress.line(step, values))
+      self._total = None
+
+  def pause(self):
+    """A context for what is not training: waits for the steps under way, and stops the clock."""
+    self.flush()
+    return self._progress.paused()
+
+
+class Previews:
+  """EMA parameters -> {prompt: video (F, H, W, 3) uint8} for the prompts of the config, always from the same noise."""
+
+  def __init__(self, cfg: Config, mesh: Mesh):
+    self._cfg, self._mesh = cfg, mesh
+    self._codec, text = sample.encoders_of(cfg)
+    self._grid = sample.latent_grid(cfg, self._codec, cfg.sample.bucket)
+    # Rows are dealt to the mesh like a batch: filled up with the last prompt, whose repetitions nobody sees.
+    missing = -len(cfg.sample.prompts) % meshes.degree(mesh, "batch")
+    self._text = sample.encode_prompts(text, cfg.sample.prompts + cfg.sample.prompts[-1:] * missing, cfg.data.text_tokens)
+    self._empty = sample.encode_prompts(text, [""], cfg.data.text_tokens)
+
+  def __call__(self, ema: dict) -> dict[str, np.ndarray]:
+    cfg = self._cfg.sample
+    with jax.set_mesh(self._mesh):
+      latents = sample.generate(ema, self._cfg, *self._text, *self._empty, key=jax.random.key(self._cfg.seed), grid=self._grid,
+                                steps=cfg.steps, shift=cfg.shift, guidance=cfg.guidance, sampler=cfg.sampler)
+      frames = multihost_utils.process_allgather(sample.decode(self._codec, latents), tiled=True)
+    return {f"{i:02d} {prompt}": frames[i] for i, prompt in enumerate(cfg.prompts)}
+
+
+class Interrupt:
+  """A context in which the first SIGINT or SIGTERM only sets `asked`; a second one does what it always did."""
+
+  def __enter__(self):
+    self.asked = False
+    self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
+
+  def _note(self, number, frame):
+    self.asked = True
+    signal.signal(number, self._old[number])
+
+
+def describe(cfg: Config, mesh: Mesh, state: TrainState) -> list[str]:
+  """What is about to run, in lines: mesh, plan, parameters by part, batch and state per device."""
+  size = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+  parts = state.params["model"] | {name: tree for name, tree in state.params.items() if name != "model"}
+  held = sharding.bytes_per_device(state, sharding.state_shardings(state, mesh))
+  axes = ", ".join(f"{name} {count}" for name, count in mesh.shape.items())
+  return [
+      f"mesh: {axes}, of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s) in {jax.process_count()} process(es)",
+      "plan: " + " | ".join(map(str, train_plan(cfg, aligned=aligned_at(cfg, 0)))),
+      *(f"parameters: {size(tree):>13,} {name}" for name, tree in parts.items()),
+      f"parameters: {size(state.params):>13,} in all",
+      f"batch: {cfg.data.batch_size}, {cfg.data.batch_size // meshes.degree(mesh, 'batch')} per device",
+      f"state: {held / 1e9:.3g} GB per device (weights, average, optimizer)",
+  ]
+
+
+def say(*lines: str) -> None:
+  """Prints on the first process."""
+  if jax.process_index() == 0:
+    print(*lines, sep="\n", flush=True)
