@@ -76,12 +76,10 @@ def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Ar
     first_frame: (B, levels, H, W, C) latents of the given first frame as it gets blurrier, for image-to-video; one level: never.
     image: (B, I, image_dim) tokens of that frame, for models with an image embedder.
   """
-  indices = jnp.arange(len(text)) if indices is None else jnp.asarray(indices)
-  empty_text, empty_mask = (jnp.broadcast_to(empty, full.shape) for empty, full in ((empty_text, text), (empty_mask, mask)))
+  indices = np.arange(len(text)) if indices is None else np.asarray(indices)
   samplers.named(sampler)  # a wrong name is told before anything compiles
-  noise = initial_noise(key, indices, (*grid, cfg.model.latent_channels))
-  return _integrate(params, (text, mask), (empty_text, empty_mask), noise, times.grid(steps, shift), guidance, first_frame, image,
-                    model=cfg.model, sampler=sampler, with_guidance=guidance != 1)
+  return _integrate(params, (text, mask), (empty_text, empty_mask), key, indices, times.grid(steps, shift), guidance, first_frame,
+                    image, model=cfg.model, latent_grid=tuple(grid), sampler=sampler, with_guidance=guidance != 1)
 
 
 def decode(codec, latents: Array) -> Array:
@@ -94,17 +92,19 @@ def initial_noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:
   return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))(indices)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "sampler", "with_guidance"))
-def _integrate(params, text, empty, noise, grid, scale, first_frame, image, *, model: ModelConfig, sampler, with_guidance):
-  """Latents (B, F, H, W, C) at the end of the times `grid`; `text` and `empty` are pairs of features and mask."""
-  passes = 2 if with_guidance else 1
-  # Both passes are one batch of 2B: first all conditional rows, then all unconditional ones.
-  features, mask = (jnp.concatenate(pair) for pair in zip(text, empty)) if with_guidance else text
-  repeat = lambda x: None if x is None else jnp.concatenate([x] * passes)
+@functools.partial(jax.jit, static_argnames=("model", "latent_grid", "sampler", "with_guidance"))
+def _integrate(params, text, empty, key, indices, walk, scale, first_frame, image, *, model: ModelConfig, latent_grid, sampler,
+               with_guidance):
+  """Latents (B, F, H, W, C) at the end of `walk`, a grid of times; `text` and `empty` are pairs of features and mask."""
+  noise = initial_noise(key, indices, (*latent_grid, model.latent_channels))
+  if with_guidance:  # both passes are one batch of 2B: first all conditional rows, then all unconditional ones
+    text = tuple(jnp.concatenate([rows, jnp.broadcast_to(row, rows.shape)]) for rows, row in zip(text, empty))
+  features, mask = text
+  repeat = lambda x: jnp.concatenate([x, x]) if with_guidance else x
+  image = None if image is None else repeat(image)
   # A clip of one frame is never conditioned: nothing would be left to generate (model.md section 3.3).
   conditioned = jnp.full(len(noise), first_frame is not None and noise.shape[1] > 1)
   first_frame = jnp.zeros_like(noise[:, :1]) if first_frame is None else first_frame
-  image = repeat(image)
 
   def velocity(x, t):
     t = jnp.full(len(x), t)
@@ -112,7 +112,7 @@ def _integrate(params, text, empty, noise, grid, scale, first_frame, image, *, m
     v, _ = transformer.apply(params, model, repeat(latents), repeat(t), features, text_mask=mask, image=image)
     return tuple(jnp.split(v, 2)) if with_guidance else v
 
-  return samplers.integrate(guided(velocity, scale) if with_guidance else velocity, noise, grid, sampler)
+  return samplers.integrate(guided(velocity, scale) if with_guidance else velocity, noise, walk, sampler)
 
 
 @functools.partial(jax.jit, static_argnames="codec")
