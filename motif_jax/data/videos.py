@@ -105,7 +105,7 @@ def write_mp4(path, frames: np.ndarray, *, fps: float, crf: int = 12) -> None:
 
 
 def write_contact_sheet(path, videos, *, columns: int = 8) -> None:
-  """Writes a PNG with a row for each of `videos`, uint8 (F, H, W, 3): `columns` frames of it, evenly spaced from first to last."""
+  """Writes a PNG, a row for each of `videos`, uint8 (F, H, W, 3): `columns` of its frames, evenly spaced, first to last."""
   videos = [np.asarray(v) for v in videos]
   if not videos or any(v.ndim != 4 or v.shape[1:] != videos[0].shape[1:] for v in videos):
     raise ValueError(f"videos have the shapes {[v.shape for v in videos]}, expected one or more of one (H, W, 3).")

@@ -24,7 +24,8 @@ def attend(queries: tuple[Array, ...], keys: tuple[Array, ...], values: tuple[Ar
   """
   if backend not in BACKENDS:
     close = difflib.get_close_matches(backend, BACKENDS, n=1)
-    raise ValueError(f"model.attention is {backend!r}; known backends: {', '.join(BACKENDS)}." + (f" Did you mean {close[0]!r}?" if close else ""))
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"model.attention is {backend!r}; known backends: {', '.join(BACKENDS)}.{hint}")
   q, k, v = (jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0] for parts in (queries, keys, values))
   out = BACKENDS[backend](q, k, v, _joint_mask(keys, masks))
   ends = [sum(part.shape[1] for part in queries[:i]) for i in range(1, len(queries))]

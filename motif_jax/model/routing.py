@@ -58,7 +58,8 @@ def draw(key: Array, batch: int, length: int, *, keep: float, groups: int, polic
   """A `Route` for `batch` sequences of `length` tokens, by a policy of `POLICIES`."""
   if policy not in POLICIES:
     close = difflib.get_close_matches(policy, POLICIES, n=1)
-    raise ValueError(f"route.policy is {policy!r}; known policies: {', '.join(POLICIES)}." + (f" Did you mean {close[0]!r}?" if close else ""))
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"route.policy is {policy!r}; known policies: {', '.join(POLICIES)}.{hint}")
   return POLICIES[policy](key, batch, groups, length // groups, kept_per_group(length, keep, groups))
 
 

@@ -56,7 +56,8 @@ class ImageEmbed(nn.Module):
     norm = lambda name: nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, name=name)
     x = norm("norm_in")(image).astype(self.dtype)
     x = nn.Dense(image.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="up")(x)
-    x = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="down")(nn.gelu(x, approximate=False))
+    x = nn.gelu(x, approximate=False)
+    x = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="down")(x)
     return norm("norm_out")(x).astype(self.dtype)
 
 
