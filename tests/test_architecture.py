@@ -61,7 +61,8 @@ NO_JAX = ("motif_jax/data/*",)  # data never touches a device
 BARE = ("motif_jax/model/*", "motif_jax/flow/*", "motif_jax/train/step", "motif_jax/budget")
 BARE_PACKAGES = {"jax", "flax", "optax", "einops", "chex", "numpy"}
 # clu's writers and periodic actions import TensorFlow; its metrics and parameter overview do not.
-BANNED = ("torch", "torchvision", "tensorflow", "transformers", "diffusers", "keras", "clu.metric_writers", "clu.periodic_actions")
+BANNED = ("torch", "torchvision", "tensorflow", "transformers", "diffusers", "keras", "clu.metric_writers",
+          "clu.periodic_actions")
 BANNED_NAMES = ("utils", "util", "common", "helpers", "helper", "misc", "*_lib", "*_utils")
 MAX_LINES, MAX_COLUMNS = 300, 130
 
