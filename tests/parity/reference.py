@@ -8,8 +8,10 @@ import functools
 import numpy as np
 import torch
 from diffusers import MotifVideoTransformer3DModel
+from diffusers.utils import logging
 from torch import nn
 
+logging.set_verbosity_error()  # a warning about float32 modules, of which there are none
 torch.set_num_threads(1)  # more threads are 100 times slower at these sizes
 
 
@@ -27,7 +29,7 @@ def build(cfg, weights: dict) -> MotifVideoTransformer3DModel:
     if cross.kind == "shared":
       for block in model.single_transformer_blocks[:cfg.depths.single]:
         share(block, cfg.width, cross.query_norm)
-  model.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in weights.items()}, strict=True, assign=True)
+  model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()}, strict=True, assign=True)
   return model
 
 
@@ -99,18 +101,18 @@ def route(model, kept: np.ndarray, start: int, stop: int):
     stack[i] = Routed(stack[i], torch.tensor(kept), saved, first=index == start, last=index == stop - 1)
 
 
-def run(model, given, cotangent: np.ndarray, *, routed=None, dtype=torch.float32) -> dict:
+def run(model, given, cotangent: np.ndarray, *, routed=None, by_parameter=True, dtype=torch.float32) -> dict:
   """The velocity, and the gradients of sum(velocity * cotangent), as `cases.ours` returns them.
 
   `routed` is (kept, start, stop) of `route`.  In float64 the rotary embedding alone stays float32, which the reference demands.
   """
-  model = model.to(dtype)
+  model = model.to(dtype).requires_grad_(by_parameter)
   if dtype == torch.float64:
     model.time_text_embed.timestep_embedder.register_forward_pre_hook(lambda module, args: (args[0].double(),))
-  parameters = dict(model.named_parameters())
+  parameters = dict(model.named_parameters()) if by_parameter else {}
   if routed:
     route(model, *routed)
-  leaf = lambda x, kind=dtype: None if x is None else torch.tensor(x, dtype=kind).requires_grad_()
+  leaf = lambda x, kind=dtype: None if x is None else torch.tensor(np.ascontiguousarray(x), dtype=kind).requires_grad_()
   latents, text, image = leaf(given.latents), leaf(given.text), leaf(given.image)
   t = leaf(given.t, torch.float32)  # float32 up to the sinusoid whatever the dtype of the rest
   velocity = model(
