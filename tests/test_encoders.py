@@ -124,6 +124,15 @@ def test_a_still_clip_has_equal_latents_in_all_frames(name):
   np.testing.assert_allclose(latents[:, 1:], np.repeat(latents[:, :1], 2, axis=1), atol=1e-5)
 
 
+@each_block
+def test_frame_0_ignores_channels_that_only_a_moving_block_has(name):
+  codec = registry.CODECS[name]()
+  used = np.abs(codec.encode(small(codec)[:, :1])).max((0, 1, 2, 3)) > 1e-4
+  latents = np.random.default_rng(2).standard_normal((2, 1, 2, 3, codec.channels)).astype(np.float32)
+  assert 0 < used.sum() < codec.channels
+  np.testing.assert_allclose(codec.decode(latents), codec.decode(latents * used), atol=1e-5)
+
+
 def test_a_block_with_all_coefficients_loses_nothing():
   codec = BlockDCT(strides=(2, 2, 3), channels=36)
   video = small(codec)
@@ -159,8 +168,9 @@ def test_words_are_lower_case_and_punctuation_stands_apart():
 
 def test_a_word_keeps_its_own_part_and_shows_its_neighbours():
   text = WordHash()
-  square, background = text.encode(["blue square", "blue background"])
+  square, background, other = text.encode(["blue square", "blue background", "red square"])
   own = text.word_dim
+  assert np.array_equal(square[2, :own], other[2, :own]) and not np.array_equal(square[2, own:], other[2, own:])
   assert np.array_equal(square[1, :own], background[1, :own]) and not np.array_equal(square[1, own:], background[1, own:])
   assert not np.array_equal(square[0], square[1]) and not np.array_equal(square[1], square[2])
 

@@ -13,7 +13,7 @@ from motif_jax.encoders.block_dct import BlockDCT
 from motif_jax.evaluate import shapes as judge
 
 BLOCKS = [name for name, make in registry.CODECS.items() if isinstance(make(), BlockDCT)]
-FLICKER = np.array([1.0, 0.6, 1.0, 0.7, 1.0, 0.5, 1.0, 0.8, 1.0])[:, None, None, None]
+ODD = (np.arange(9) % 2 == 1)[:, None, None, None]  # every other of nine frames
 
 
 def rendered(count, seed=0, frames=9, height=32, width=32):
@@ -99,17 +99,28 @@ def test_blur_lowers_the_sharpness():
   assert all(judge.read(blurred(v)).sharpness < 0.85 * judge.read(v).sharpness for v in video)
 
 
-@pytest.mark.parametrize("change", ["colour", "area"])
+@pytest.mark.parametrize("change", ["light", "tint", "area"])
 def test_flicker_lowers_the_steadiness(change):
-  rng = np.random.default_rng(0)
   clip = shapes.Clip("yellow", "square", "large", "still", "black")
-  video = shapes.render(clip, rng)
-  if change == "colour":
-    worse = to_uint8(video * FLICKER)
-  else:  # every other frame shows a smaller square at the same place
-    other = shapes.render(shapes.Clip("yellow", "square", "small", "still", "black"), rng)
-    worse = np.where(np.arange(9)[:, None, None, None] % 2, other, video)
-  assert judge.read(video).steadiness > 0.95 and judge.read(worse).steadiness < 0.8
+  video = shapes.render(clip, np.random.default_rng(0))
+  other = {
+      "light": video // 2,
+      "tint": video[..., [0, 1, 1]],  # yellow with as much blue as green: white, as large as before
+      "area": shapes.render(shapes.Clip("yellow", "square", "small", "still", "black"), np.random.default_rng(0)),
+  }[change]
+  assert judge.read(video).steadiness > 0.95 and judge.read(np.where(ODD, other, video)).steadiness < 0.85
+
+
+def test_a_shape_seen_in_few_frames_is_none():
+  video = shapes.render(shapes.Clip("blue", "cross", "large", "left", "grey"), np.random.default_rng(0))
+  video[3:] = shapes.BACKGROUNDS["grey"]
+  assert judge.read(video).shape == "none"
+
+
+def test_fine_noise_averages_out_in_large_frames():
+  video, clips = rendered(20, frames=5, height=96, width=128)
+  noisy = to_uint8(video + np.random.default_rng(0).normal(0, 60, video.shape))
+  assert judge.score(noisy, clips)["all"] >= 0.95
 
 
 def test_a_background_of_another_colour_is_the_only_thing_read_wrong():

@@ -69,6 +69,15 @@ def test_the_shape_travels_a_quarter_of_the_frame_and_stays_inside(motion, bucke
     assert area.std() < 0.03 * area.mean(), "part of it left the frame"
 
 
+def test_up_is_towards_the_first_row_and_left_towards_the_first_column():
+  moved = {}
+  for motion in shapes.MOTIONS:
+    clip = dataclasses.replace(SMALL, motion=motion)
+    centre, _ = centres(shapes.render(clip, np.random.default_rng(0)), clip)
+    moved[motion] = tuple(np.sign(np.round(centre[-1] - centre[0])))
+  assert moved == dict(left=(0, -1), right=(0, 1), up=(-1, 0), down=(1, 0), still=(0, 0))
+
+
 def test_one_frame_renders():
   assert shapes.render(SMALL, np.random.default_rng(0), frames=1, height=24, width=40).shape == (1, 24, 40, 3)
 
