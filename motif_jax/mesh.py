@@ -63,8 +63,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   assert len(names) == x.ndim, f"{len(names)} names {names} for an array of shape {x.shape}"
   for dimension, name in zip(x.shape, names):
     if dimension % degree(mesh, name):
-      raise ValueError(f"the {name} dimension of shape {x.shape} is {dimension}, which does not divide by the {degree(mesh, name)} "
-                       f"devices along mesh axes {ACTIVATION_AXES[name]}; change the size, or the mesh.")
+      raise ValueError(f"the {name} dimension of shape {x.shape} is {dimension}, which does not divide by the "
+                       f"{degree(mesh, name)} devices along mesh axes {ACTIVATION_AXES[name]}; change the size, or the mesh.")
   return jax.lax.with_sharding_constraint(x, P(*(ACTIVATION_AXES[name] or None for name in names)))
 
 
@@ -88,4 +88,5 @@ def check_batch_size(mesh: Mesh, batch_size: int) -> None:
   if batch_size % parts:
     low = batch_size // parts * parts
     good = f"{low}, {low + parts}" if low else f"{parts}"
-    raise ValueError(f"data.batch_size {batch_size} does not divide by data * fsdp = {parts} of the mesh; the nearest sizes that do: {good}.")
+    raise ValueError(f"data.batch_size {batch_size} does not divide by data * fsdp = {parts} of the mesh; "
+                     f"the nearest sizes that do: {good}.")

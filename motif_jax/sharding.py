@@ -34,7 +34,8 @@ def spec_of(path: str, shape: tuple[int, ...]) -> P:
   """The PartitionSpec of the parameter at `path`, as the table has it; ValueError unless exactly one rule matches."""
   hits = [spec for pattern, spec in RULES if re.fullmatch(pattern, path)]
   if len(hits) != 1:
-    raise ValueError(f"{path} {shape} matches {len(hits)} sharding rules, expected exactly one; see RULES in motif_jax/sharding.py.")
+    raise ValueError(f"{path} {shape} matches {len(hits)} sharding rules, expected exactly one; "
+                     "see RULES in motif_jax/sharding.py.")
   if hits[0] and len(hits[0]) != len(shape):
     raise ValueError(f"{path} {shape} has {len(shape)} axes but its sharding rule has {len(hits[0])}: {hits[0]}.")
   return hits[0]

@@ -1,7 +1,7 @@
 """Checkpoints: saved asynchronously, whole or not at all, restored onto any mesh.
 
-A step's folder holds three items: `ema` (all that sampling needs), `rest` (what only training needs) and `config` as JSON, so that
-a checkpoint says by itself what it is.
+A step's folder holds three items: `ema` (all that sampling needs), `rest` (what only training needs) and `config` as JSON, so
+that a checkpoint says by itself what it is.
 """
 
 import dataclasses

@@ -95,7 +95,7 @@ def run(job: Job) -> TrainState:
     for step in range(start, cfg.train.steps):
       aligned = aligned_at(cfg, step)
       if aligned not in steps:
-        steps[aligned] = make_train_step(cfg, mesh, optimizer, aligned=aligned, measure=metrics.TrainMetrics.single_from_model_output)
+        steps[aligned] = make_train_step(cfg, mesh, optimizer, aligned=aligned, measure=metrics.measure)
       _, batch = next(source)
       state, measured = steps[aligned](state, meshes.global_batch(mesh, batch))
       report.add(step + 1, measured, tokens=cfg.data.batch_size * math.prod(token_grid(cfg, batch["latents"].shape)))
@@ -130,7 +130,7 @@ def _tasks(job, writer, manager) -> list[tuple[int, Callable]]:
 
 
 class Report:
-  """Writes metrics every `log_every` steps.  Those of a step are fetched when the next one is under way, so the device never waits."""
+  """Writes metrics every `log_every` steps.  Those of a step are fetched when the next one is under way: no device waits."""
 
   def __init__(self, cfg: Config, writer: metrics.Writer):
     self._every, self._stop, self._writer = cfg.train.log_every, cfg.train.steps, writer

@@ -36,7 +36,7 @@ def _alignment(t, alignment=None, **_):
 _LOSSES = {"loss": metrics.Average.from_output("loss")}
 _LOSSES |= {f"loss_t{100 * i // BINS:02d}_{100 * (i + 1) // BINS}": _loss_in_bin(i) for i in range(BINS)}
 
-# Made inside jitted functions by `.single_from_model_output(loss=(B,), t=(B,), ...)`; merged on the host.
+# Made inside jitted functions, merged on the host.
 ValidationMetrics = metrics.Collection.create(**_LOSSES)
 TrainMetrics = metrics.Collection.create(
     **_LOSSES,
@@ -44,6 +44,9 @@ TrainMetrics = metrics.Collection.create(
     alignment=metrics.Average.from_fun(_alignment),
     learning_rate=metrics.LastValue.from_output("learning_rate"),
 )
+
+
+measure = TrainMetrics.single_from_model_output  # what a training step calls: `measure(loss=(B,), t=(B,), ...)`
 
 
 def merged(total: metrics.Collection | None, new: metrics.Collection) -> metrics.Collection:

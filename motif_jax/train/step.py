@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from motif_jax import sharding
 from motif_jax.config import Config
+from motif_jax.mesh import batch_sharding
 from motif_jax.model.plan import Segment, make_plan
 from motif_jax.train import losses, optimizer as optimizers
 from motif_jax.train.state import TrainState, abstract_state
@@ -33,8 +34,8 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
                     measure: Callable = dict) -> Callable:
   """(state, batch) -> (state, measured), compiled for `mesh` at the first call with each shape of batch.
 
-  The given state is donated: its memory holds the new one.  Shardings of the result are pinned, because with Auto axes XLA may
-  return what it likes.  The jitted function itself is `.jitted`, to lower it without running it.
+  The given state is donated: its memory holds the new one.  Shardings are pinned, because with Auto axes XLA may return what it
+  likes.  The jitted function itself is `.jitted`: it lowers from abstract arguments, on any number of devices.
 
   Args:
     measure: called inside the step with loss (B,), t (B,), gradient_norm () before clipping, learning_rate () and, if aligned,
@@ -55,7 +56,8 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
     return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), measured
 
   shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P())))
+  jitted = jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding(mesh)),
+                   out_shardings=(shardings, NamedSharding(mesh, P())))
 
   def run(state, batch):
     with jax.set_mesh(mesh):
