@@ -16,7 +16,8 @@ COLOURS = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]], np.float64)  # luma and 
 PIXEL_POWER = 0.45  # mean square of a pixel of the embedded clips in [-1, 1], which the latent scale brings to 1
 
 # How late a coefficient comes in the order of channels: its frequencies as shares of the highest one, summed, plus a step for
-# chroma.  On the embedded clips this order loses 0 to 0.4 dB against sorting the measured energies, without a table.
+# chroma.  It needs no table of measured energies, and on the embedded clips the registered presets keep 0.1 to 0.6 dB less than
+# with one (1.3 with 48 channels).
 TIME_COST, CHROMA_COST = 0.7, 0.1
 
 
