@@ -192,7 +192,7 @@ def test_a_bucket_has_one_name():
 
 @pytest.mark.parametrize("size, expected", [
     ((33, 144, 256), "33x144x256"), ((33, 400, 256), "33x256x144"), ((40, 256, 400), "33x144x256"), ((32, 144, 256), "9x144x256"),
-    ((8, 144, 256), "1x144x256"), ((33, 143, 256), None), ((33, 256, 144), "33x256x144"),
+    ((8, 144, 256), "1x144x256"), ((33, 143, 256), None), ((33, 144, 255), None), ((33, 256, 144), "33x256x144"),
 ])
 def test_a_clip_goes_into_the_largest_bucket_that_it_fills(size, expected):
   known = buckets.parse("33x144x256,33x256x144,9x144x256,1x144x256")

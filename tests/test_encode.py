@@ -192,6 +192,14 @@ def test_what_a_killed_run_leaves_half_written_is_removed(folder, undisturbed, t
   assert contents(output) == contents(undisturbed)
 
 
+def test_a_finished_shard_that_was_lost_is_encoded_again(folder, undisturbed, tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    run(folder, tmp_path / "set", jit=Stop(9))
+  next((tmp_path / "set").rglob("*.array_record-*")).unlink()
+  run(folder, tmp_path / "set")
+  assert contents(tmp_path / "set") == contents(undisturbed)
+
+
 def test_a_file_replaced_during_an_interruption_is_encoded_anew(folder, tmp_path):
   source = shutil.copytree(folder, tmp_path / "source")
   with pytest.raises(KeyboardInterrupt):
@@ -260,6 +268,14 @@ def test_whatever_is_wrong_is_skipped_and_reported_with_its_reason(mixed, tmp_pa
   for said in ("3 clips encoded in bucket 5x24x32", "4 skipped: unreadable", "6 skipped: bad line", "empty (0 bytes)",
                "short.mp4 has 4 frames of 24 x 32"):
     assert said in table
+
+
+@pytest.mark.parametrize("frames, height, reason", [(4, 24, None), (4, 20, "too small"), (7, 20, "too small")])
+def test_a_clip_is_too_short_only_where_every_bucket_is_longer(tmp_path, frames, height, reason):
+  videos.write_mp4(tmp_path / "a.mp4", clip(0, frames=frames, height=height), fps=24)
+  (tmp_path / "captions.jsonl").write_text(line("a.mp4"))
+  found = survey.survey(tmp_path, BUCKETS)
+  assert [skip.reason for skip in found.skipped] == ([reason] if reason else []) and list(found.clips) == ([] if reason else [IMAGE])
 
 
 def test_skips_found_while_decoding_survive_an_interruption(mixed, tmp_path):

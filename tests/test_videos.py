@@ -3,6 +3,7 @@
 import os
 import wave
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,10 +53,10 @@ def test_a_clip_is_cut_at_the_centre(tmp_path):
 
 
 def test_a_large_clip_is_shrunk_before_it_is_cut(tmp_path):
-  videos.write_mp4(tmp_path / "a.mp4", still(RED, BLUE, height=64, width=96), fps=24)
+  videos.write_mp4(tmp_path / "a.mp4", still(RED, GREEN, BLUE, height=64, width=96), fps=24)
   got = videos.read_clip(tmp_path / "a.mp4", BucketConfig(1, 16, 24))[0]
-  np.testing.assert_allclose(got[:, :10].mean((0, 1)), RED, atol=6)
-  np.testing.assert_allclose(got[:, -10:].mean((0, 1)), BLUE, atol=6)
+  for column, colour in ((slice(0, 7), RED), (slice(9, 15), GREEN), (slice(17, 24), BLUE)):
+    np.testing.assert_allclose(got[:, column].mean((0, 1)), colour, atol=6)
 
 
 @pytest.mark.parametrize("native, rate, step", [(48, 24.0, 2), (24, 24.0, 1), (12, 12.0, 1), (60, 24.0, 2.5)])
@@ -76,6 +77,18 @@ def test_a_clip_starts_where_it_is_asked_to(tmp_path):
   got = videos.read_clip(tmp_path / "a.mp4", BucketConfig(3, 16, 16), start=1.5).mean((1, 2, 3))
   np.testing.assert_allclose(got, [180, 192, 204], atol=3)
   assert videos.probe(tmp_path / "a.mp4", start=1.5).frames == 5
+
+
+def test_no_frame_is_lost_to_rounded_time_stamps(tmp_path):
+  with av.open(str(tmp_path / "a.mkv"), "w") as container:  # Matroska counts in whole milliseconds
+    stream = container.add_stream("libx264", rate=24)
+    stream.width = stream.height = 16
+    for level in range(0, 200, 10):
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((16, 16, 3), level, np.uint8), format="rgb24")))
+    container.mux(stream.encode())
+  assert videos.probe(tmp_path / "a.mkv").frames == 20
+  got = videos.read_clip(tmp_path / "a.mkv", BucketConfig(20, 16, 16)).mean((1, 2, 3))
+  np.testing.assert_allclose(got, np.arange(0, 200, 10), atol=4)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
