@@ -93,19 +93,32 @@ def test_the_metadata_survives_its_json(path):
   assert plain[0] == plain[1] and plain[0].parts[1].spec == SPECS[VIDEO]
 
 
-def test_writing_and_reading_import_no_tensorflow(tmp_path):
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+  """(a data set that another process wrote and read, the modules that the process imported)."""
   program = """if True:
-    import sys, pathlib
+    import pathlib, sys
     from tests import small_data
     from motif_jax.data import dataset, pipeline
     path = small_data.write(pathlib.Path(sys.argv[1]), {small_data.VIDEO: 4})
     batches = pipeline.batches(small_data.config(), dataset.open_dataset(path), seed=0)
     next(batches)
     batches.close()
-    found = [m for m in sys.modules if m.split(".")[0] in ("tensorflow", "torch")]
-    assert not found, found"""
-  done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    print(*sys.modules)"""
+  path = tmp_path_factory.mktemp("elsewhere") / "set"
+  done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
+  return path, {module.split(".")[0] for module in done.stdout.split()}
+
+
+def test_writing_and_reading_import_no_tensorflow(elsewhere):
+  assert "grain" in elsewhere[1] and not elsewhere[1] & {"tensorflow", "torch"}
+
+
+def test_every_process_writes_the_same_bytes(elsewhere, tmp_path):
+  here = small_data.write(tmp_path / "set", {VIDEO: 4})
+  written = [{f.relative_to(p): f.read_bytes() for f in p.rglob("*") if f.is_file()} for p in (here, elsewhere[0])]
+  assert written[0] == written[1]
 
 
 def test_a_failed_shard_leaves_nothing(tmp_path):

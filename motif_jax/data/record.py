@@ -78,9 +78,16 @@ def features(spec: Spec) -> tfds.features.FeaturesDict:
 
 
 def to_bytes(record: dict, spec: Spec) -> bytes:
-  """`record` as a serialized tf.Example, checked."""
+  """`record` as a serialized tf.Example, checked: the same bytes in every process."""
   check(record, spec)
-  return features(spec).serialize_example(record)
+  kinds = features(spec)
+  example = _serializer(spec).get_tf_example(kinds.encode_example(record))
+  return example.SerializeToString(deterministic=True)  # `kinds.serialize_example` leaves the order of entries to chance
+
+
+@functools.cache
+def _serializer(spec: Spec):
+  return tfds.core.example_serializer.ExampleSerializer(features(spec).get_serialized_info())
 
 
 def from_example(example: dict) -> dict:
