@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from motif_jax import config as config_lib
+from motif_jax import config_rules
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import videos
 from motif_jax.data.encode import encode
@@ -50,7 +51,7 @@ def encoders(names: config_lib.EncodersConfig) -> Encoders:
   """The encoders of these names; ValueError with the known ones."""
   wrong = []
   for role, table in (("codec", CODECS), ("text", TEXTS), ("teacher", TEACHERS)):
-    config_lib.one_of(wrong, f"encoders.{role}", getattr(names, role), table)
+    config_rules.one_of(wrong, f"encoders.{role}", getattr(names, role), table)
   if wrong:
     raise ValueError(" ".join(wrong))
   return Encoders(CODECS[names.codec](), TEXTS[names.text](), TEACHERS[names.teacher]())

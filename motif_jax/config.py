@@ -6,9 +6,10 @@ may be Linen fields and static arguments of `jax.jit`.
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
+
+from motif_jax.config_rules import check
 
 if typing.TYPE_CHECKING:  # for one annotation: the model also runs where ml_collections is not installed
   import ml_collections
@@ -228,72 +229,3 @@ def _value(hint, value, path, problems):
     problems.append(f"{path} is {value!r} of type {type(value).__name__}, expected {hint.__name__}.")
     return None
   return value
-
-
-def _nearest(value: int, divisor: int) -> str:
-  """The multiples of `divisor` around `value`, for an error."""
-  low = value // divisor * divisor
-  return f"{low}, {low + divisor}" if low else f"{divisor}"
-
-
-def check(cfg: Config) -> list[str]:
-  """All that is wrong with `cfg` as a whole, one sentence each; empty if nothing is."""
-  return _check_model(cfg.model) + _check_training(cfg)
-
-
-def _check_model(model: ModelConfig) -> list[str]:
-  wrong = []
-  if model.width % model.heads:
-    wrong.append(f"model.width {model.width} is not divisible by model.heads {model.heads}; "
-                 f"the nearest widths that are: {_nearest(model.width, model.heads)}.")
-  elif sum(model.rope_axes) != model.head_dim or any(a % 2 for a in model.rope_axes):
-    wrong.append(f"model.rope_axes {model.rope_axes} sum to {sum(model.rope_axes)}; expected three even numbers that sum to "
-                 f"the head width, model.width / model.heads = {model.head_dim}.")
-  one_of(wrong, "model.cross_attention.kind", model.cross_attention.kind, ("shared", "separate", "none"))
-  one_of(wrong, "model.cross_attention.query_norm", model.cross_attention.query_norm, ("none", "scale", "scale_bias"))
-  one_of(wrong, "model.dtype", model.dtype, ("float32", "bfloat16"))
-  if min(dataclasses.astuple(model.depths)) < 0 or sum(dataclasses.astuple(model.depths)) == 0:
-    wrong.append(f"model.depths {model.depths} must not be negative, and at least one must be positive.")
-  for name in ("latent_channels", "width", "heads", "mlp_ratio", "text_dim"):
-    if getattr(model, name) < 1:
-      wrong.append(f"model.{name} is {getattr(model, name)}, expected a positive number.")
-  return wrong
-
-
-def _check_training(cfg: Config) -> list[str]:
-  wrong = []
-  routable = cfg.model.depths.dual + cfg.model.depths.single
-  route, alignment = cfg.route, cfg.alignment
-  if not 0 < route.keep <= 1:
-    wrong.append(f"route.keep is {route.keep}, expected a share in (0, 1]; 1 switches routing off.")
-  if route.keep < 1 and not 0 <= route.start < route.stop <= routable:
-    wrong.append(f"route [start, stop) = [{route.start}, {route.stop}) must lie in [0, {routable}): dual and single blocks only, "
-                 "because the decoder always sees every token.")
-  if alignment.weight > 0 and not 1 <= alignment.tap <= routable:
-    wrong.append(f"alignment.tap is {alignment.tap}, expected 1 to {routable} (after that many dual and single blocks).")
-  if alignment.weight > 0 and alignment.teacher != cfg.encoders.teacher:
-    wrong.append(f"alignment.teacher is {alignment.teacher!r} but encoders.teacher is {cfg.encoders.teacher!r}; make them equal.")
-  for path, share in (("data.caption_drop", cfg.data.caption_drop), ("data.image_to_video", cfg.data.image_to_video),
-                      ("data.validation", cfg.data.validation)):
-    if not 0 <= share <= 1:
-      wrong.append(f"{path} is {share}, expected a share between 0 and 1.")
-  if min(cfg.data.captions) < 0 or not math.isclose(sum(cfg.data.captions), 1, abs_tol=1e-6):
-    wrong.append(f"data.captions {cfg.data.captions} must be three probabilities that sum to 1.")
-  if not 0 <= cfg.optimizer.ema < 1:
-    wrong.append(f"optimizer.ema is {cfg.optimizer.ema}, expected a decay in [0, 1).")
-  one_of(wrong, "optimizer.decay", cfg.optimizer.decay, ("constant", "cosine", "linear"))
-  sizes = dataclasses.astuple(cfg.mesh)
-  if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-    wrong.append(f"mesh (data, fsdp, sequence) = {sizes}: each must be positive, and at most one -1 (takes what is left).")
-  for name in ("steps", "log_every", "validate_every", "validation_batches", "sample_every", "save_every", "keep"):
-    if getattr(cfg.train, name) < 1:
-      wrong.append(f"train.{name} is {getattr(cfg.train, name)}, expected at least 1.")
-  return wrong
-
-
-def one_of(wrong: list[str], path: str, value: str, known) -> None:
-  """Appends a sentence to `wrong` unless `value` is one of `known`."""
-  if value not in known:
-    close = difflib.get_close_matches(value, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    wrong.append(f"{path} is {value!r}, expected one of {', '.join(map(repr, known))}{hint}")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from motif_jax import config
+from motif_jax import config_rules
 from motif_jax.config import BucketConfig, Config, ModelConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.flow import samplers, times
@@ -24,8 +24,8 @@ from motif_jax.model.conditioning import network_input
 def encoders_of(cfg: Config):
   """The codec and the text encoder that the model was trained with."""
   wrong = []
-  config.one_of(wrong, "encoders.codec", cfg.encoders.codec, CODECS)
-  config.one_of(wrong, "encoders.text", cfg.encoders.text, TEXTS)
+  config_rules.one_of(wrong, "encoders.codec", cfg.encoders.codec, CODECS)
+  config_rules.one_of(wrong, "encoders.text", cfg.encoders.text, TEXTS)
   if wrong:
     raise ValueError(f"The model needs an encoder that is not there: {' '.join(wrong)}")
   codec, text = CODECS[cfg.encoders.codec](), TEXTS[cfg.encoders.text]()

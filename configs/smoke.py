@@ -1,0 +1,26 @@
+"""The demo: a 2.4 M parameter model of every part, on 9x32x32 clips of a moving shape; minutes on a laptop's CPU.
+
+Same code as the 2 B model: routing, alignment, text drop, image-to-video, EMA.  Made by `bash launch/demo.sh`.
+"""
+
+from configs import base
+
+
+def get_config():
+  c = base.get_config()
+  c.model.update(dict(
+      latent_channels=24, width=128, heads=4, depths=dict(dual=2, single=3, decoder=1), text_dim=128, image_dim=0,
+      rope_axes=(20, 6, 6), dtype="float32", remat="none",
+  ))
+  c.route.update(dict(start=1, stop=4, keep=0.5, groups=4))
+  c.alignment.update(dict(teacher_dim=33, tap=2, hidden=128, weight=0.5, last_step=600))
+  c.times.update(dict(shift=5.0))  # an object's colour is decided where t > 0.9: without a shift, 1 step in 70 trains it
+  c.data.update(dict(batch_size=32, workers=0, text_tokens=22))
+  c.optimizer.update(dict(kind="muon", rate=2e-3, warmup=100, decay="cosine", ema=0.998))
+  c.train.update(dict(steps=1500, log_every=50, validate_every=250, validation_batches=4, sample_every=500, save_every=500, keep=2))
+  c.sample.update(dict(
+      steps=30, shift=5.0, guidance=3.0, fps=8, bucket=dict(frames=9, height=32, width=32),
+      prompts=("A small red square moves left on a white background.", "A large green ring moves up on a black background.",
+               "A large blue triangle stays still on a grey background.", "A small yellow cross moves right on a teal background."),
+  ))
+  return c

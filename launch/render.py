@@ -1,0 +1,39 @@
+"""Renders the embedded data set, H.264 clips of a moving shape with captions.jsonl:
+
+  python -m launch.render --output=DIR --count=3000
+"""
+
+import argparse
+import sys
+
+from motif_jax.data import buckets, shapes
+
+
+def parse(argv=None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(prog="python -m launch.render", description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  add = parser.add_argument
+  add("--output", required=True, help="folder of the clips")
+  add("--count", type=int, default=3000)
+  add("--seed", type=int, default=0)
+  add("--bucket", default="9x32x32", help="FRAMESxHEIGHTxWIDTH in pixels")
+  add("--fps", type=int, default=8)
+  add("--held_out", action="store_true", help="the attribute combinations that training must not see")
+  return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+  args = parse(argv)
+  try:
+    (bucket,) = buckets.parse(args.bucket)
+    if args.count < 1:
+      raise ValueError(f"--count={args.count}: expected at least 1 clip.")
+    size = (bucket.frames, bucket.height, bucket.width)
+    shapes.write_folder(args.output, args.count, seed=args.seed, bucket=size, fps=args.fps, held_out=args.held_out)
+  except (ValueError, OSError) as e:
+    sys.exit(f"error: {e}")
+  print(f"rendered {args.count} clips of {args.bucket} and captions.jsonl to {args.output}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,18 @@
+# Sourced by demo.sh and test.sh: makes the virtual environment VENV from PYTHON and REQUIREMENTS, once, and again only when
+# the pins have changed.  Sets RUN_PYTHON to its interpreter.
+setup() {  # setup PYTHON VENV REQUIREMENTS
+  local python=$1 venv=$2 requirements=$3
+  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "Python 3.11 or newer is needed; '$python' is $("$python" --version 2>&1 || echo missing). Set PYTHON=/path/to/python3.11." >&2
+    return 1
+  fi
+  local stamp
+  stamp=$(cat requirements*.txt | sha256sum | cut -c1-16)-$requirements
+  if [ ! -f "$venv/$stamp" ]; then
+    echo "== setting up $venv from $requirements ($("$python" --version)); a few minutes, once"
+    "$python" -m venv "$venv" || return 1
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --compile -r "$requirements" || return 1
+    touch "$venv/$stamp"
+  fi
+  RUN_PYTHON=$venv/bin/python
+}

@@ -1,0 +1,100 @@
+"""What a config must satisfy, beyond the types of its fields: choices, ranges and combinations, each fault a sentence."""
+
+import dataclasses
+import difflib
+import functools
+import math
+
+# The names that a config may use, by key.  The dicts that give them meaning stand in files that import this one, so the names are
+# repeated here; a test holds the two together.
+CHOICES = {
+    "model.cross_attention.kind": ("shared", "separate", "none"),
+    "model.cross_attention.query_norm": ("none", "scale", "scale_bias"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "block"),
+    "model.attention": ("xla", "chunked", "cudnn"),
+    "route.policy": ("random", "strided"),
+    "optimizer.kind": ("adamw", "muon"),
+    "optimizer.decay": ("constant", "cosine", "linear"),
+    "sample.sampler": ("euler", "heun"),
+}
+# Numbers that must be at least 1, and that must be positive.
+COUNTS = (
+    "model.latent_channels", "model.width", "model.heads", "model.mlp_ratio", "model.text_dim", "route.groups",
+    "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "train.steps", "train.log_every", "train.validate_every",
+    "train.validation_batches", "train.sample_every", "train.save_every", "train.keep", "sample.steps", "sample.fps",
+)
+POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
+NOT_NEGATIVE = ("model.image_dim", "alignment.weight", "alignment.last_step", "data.workers", "optimizer.warmup",
+                "optimizer.weight_decay")
+SHARES = ("data.caption_drop", "data.image_to_video", "data.validation")
+
+
+def _nearest(value: int, divisor: int) -> str:
+  """The multiples of `divisor` around `value`, for an error."""
+  low = value // divisor * divisor
+  return f"{low}, {low + divisor}" if low else f"{divisor}"
+
+
+def check(cfg) -> list[str]:
+  """All that is wrong with `cfg` as a whole, one sentence each; empty if nothing is."""
+  wrong: list[str] = []
+  for path, known in CHOICES.items():
+    one_of(wrong, path, _at(cfg, path), known)
+  for paths, holds, expected in ((COUNTS, lambda x: x >= 1, "at least 1"), (POSITIVE, lambda x: x > 0, "a positive number"),
+                                 (NOT_NEGATIVE, lambda x: x >= 0, "0 or more"),
+                                 (SHARES, lambda x: 0 <= x <= 1, "a share between 0 and 1")):
+    wrong += [f"{path} is {_at(cfg, path)}, expected {expected}." for path in paths if not holds(_at(cfg, path))]
+  return wrong + _check_model(cfg.model) + _check_recipe(cfg)
+
+
+def _at(cfg, path: str):
+  return functools.reduce(getattr, path.split("."), cfg)
+
+
+def _check_model(model) -> list[str]:
+  wrong = []
+  if model.heads < 1:
+    pass  # said above
+  elif model.width % model.heads:
+    wrong.append(f"model.width {model.width} is not divisible by model.heads {model.heads}; "
+                 f"the nearest widths that are: {_nearest(model.width, model.heads)}.")
+  elif sum(model.rope_axes) != model.head_dim or any(a % 2 for a in model.rope_axes):
+    wrong.append(f"model.rope_axes {model.rope_axes} sum to {sum(model.rope_axes)}; expected three even numbers that sum to "
+                 f"the head width, model.width / model.heads = {model.head_dim}.")
+  if min(dataclasses.astuple(model.depths)) < 0 or model.depths.dual + model.depths.single == 0:
+    wrong.append(f"model.{model.depths} must not be negative, and dual or single must be positive.")
+  if min(model.patch) < 1:
+    wrong.append(f"model.patch {model.patch} must be three positive numbers (time, height, width).")
+  return wrong
+
+
+def _check_recipe(cfg) -> list[str]:
+  wrong = []
+  routable = cfg.model.depths.dual + cfg.model.depths.single
+  route, alignment = cfg.route, cfg.alignment
+  if not 0 < route.keep <= 1:
+    wrong.append(f"route.keep is {route.keep}, expected a share in (0, 1]; 1 switches routing off.")
+  if route.keep < 1 and not 0 <= route.start < route.stop <= routable:
+    wrong.append(f"route [start, stop) = [{route.start}, {route.stop}) must lie in [0, {routable}): dual and single blocks only, "
+                 "because the decoder always sees every token.")
+  if alignment.weight > 0 and not 1 <= alignment.tap <= routable:
+    wrong.append(f"alignment.tap is {alignment.tap}, expected 1 to {routable} (after that many dual and single blocks).")
+  if alignment.weight > 0 and alignment.teacher != cfg.encoders.teacher:
+    wrong.append(f"alignment.teacher is {alignment.teacher!r} but encoders.teacher is {cfg.encoders.teacher!r}; make them equal.")
+  if min(cfg.data.captions) < 0 or not math.isclose(sum(cfg.data.captions), 1, abs_tol=1e-6):
+    wrong.append(f"data.captions {cfg.data.captions} must be three probabilities that sum to 1.")
+  if not 0 <= cfg.optimizer.ema < 1:
+    wrong.append(f"optimizer.ema is {cfg.optimizer.ema}, expected a decay in [0, 1).")
+  sizes = dataclasses.astuple(cfg.mesh)
+  if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+    wrong.append(f"mesh (data, fsdp, sequence) = {sizes}: each must be positive, and at most one -1 (takes what is left).")
+  return wrong
+
+
+def one_of(wrong: list[str], path: str, value: str, known) -> None:
+  """Appends a sentence to `wrong` unless `value` is one of `known`."""
+  if value not in known:
+    close = difflib.get_close_matches(value, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    wrong.append(f"{path} is {value!r}, expected one of {', '.join(map(repr, known))}{hint}")
