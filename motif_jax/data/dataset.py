@@ -78,9 +78,10 @@ def open_dataset(path, source: str = "array_record") -> Dataset:
   if source not in SOURCES:
     raise ValueError(f"data.source is {source!r}, expected one of {', '.join(sorted(SOURCES))}.")
   if not (path / "dataset.json").exists():
-    found = ("the folder does not exist" if not path.is_dir() else "encoding was interrupted" if unfinished(path).exists() else
-             "nothing was encoded there")
-    raise ValueError(f"data.path {str(path)!r} holds no whole data set ({found}); run `python -m launch.encode --source=FOLDER --output={path}`, "
+    begun = "encoding was interrupted" if unfinished(path).exists() else "nothing was encoded there"
+    found = begun if path.is_dir() else "the folder does not exist"
+    raise ValueError(f"data.path {str(path)!r} holds no whole data set ({found}); "
+                     f"run `python -m launch.encode --source=FOLDER --output={path}`, "
                      "which goes on where an interrupted run stopped.")
   meta = Meta.from_json((path / "dataset.json").read_text())
   sources = tuple(SOURCES[source](path / buckets_lib.name(part.bucket)) for part in meta.parts)
