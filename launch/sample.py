@@ -144,21 +144,14 @@ def run(job: Job) -> dict:
 
 def generate(job: Job):
   """Yields the frames, uint8 (F, H, W, 3), of one prompt after another."""
-  grid, tokens = sample.latent_grid(job.cfg, job.codec, job.bucket), job.cfg.data.text_tokens
-  how = {k: job.settings[k] for k in ("sampler", "steps", "shift", "guidance")}
-  key, empty = jax.random.key(job.settings["seed"]), sample.encode_prompts(job.text, [""], tokens)
-  size = min(job.settings["batch"], len(job.prompts))
-  for start in range(0, len(job.prompts), size):
-    prompts = job.prompts[start:start + size]
-    full = prompts + prompts[-1:] * (size - len(prompts))  # one shape for all batches, so one compilation
-    text, mask = sample.encode_prompts(job.text, full, tokens)
-    for prompt, filled in zip(prompts, mask.all(axis=1)):
-      if filled:
-        print(f"note: {prompt!r} fills all {tokens} text tokens; what goes beyond them is not seen")
-    first_frame = None if job.first_frame is None else jnp.repeat(job.first_frame, size, axis=0)
-    latents = sample.generate(job.params, job.cfg, text, mask, *empty, key=key, grid=grid, first_frame=first_frame,
-                              indices=job.settings["index"] + start + np.arange(size), **how)
-    yield from np.asarray(sample.decode(job.codec, latents))[:len(prompts)]
+  tokens = job.cfg.data.text_tokens
+  for prompt, features in zip(job.prompts, job.text.encode(job.prompts)):
+    if len(features) > tokens:
+      print(f"note: {prompt!r} has {len(features)} text tokens; what goes beyond {tokens} is not seen")
+  yield from sample.videos_of(
+      job.params, job.cfg, job.codec, job.text, job.prompts, key=jax.random.key(job.settings["seed"]), batch=job.settings["batch"],
+      grid=sample.latent_grid(job.cfg, job.codec, job.bucket), index=job.settings["index"], first_frame=job.first_frame,
+      **{k: job.settings[k] for k in ("sampler", "steps", "shift", "guidance")})
 
 
 def describe(job: Job, files: list[str]) -> dict:

@@ -1,11 +1,11 @@
-"""Sampling as three pure functions: prompts -> features, features -> latents, latents -> frames.
+"""Sampling as three pure functions: prompts -> features, features -> latents, latents -> frames; `videos_of` is all three in turn.
 
 The interesting part is `_integrate`: the network with its conditions becomes a velocity (x, t) -> v, which guidance wraps and a
 sampler follows from noise to data.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,26 @@ def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Ar
 def decode(codec, latents: Array) -> Array:
   """Frames (B, F, H, W, 3) uint8 of latents (B, F', H', W', C)."""
   return _decode(latents, codec=codec)
+
+
+def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[str], *, key: Array, grid: tuple[int, int, int],
+              batch: int, index: int = 0, first_frame: Array | None = None, **how) -> Iterator[np.ndarray]:
+  """Yields the frames, uint8 (F, H, W, 3), of one prompt after another, made `batch` at once.
+
+  Args:
+    index: number of the first prompt, which with `key` decides its noise.
+    first_frame: (1, levels, H, W, C) that all videos start from.
+    how: steps, shift, guidance and sampler of `generate`.
+  """
+  tokens = cfg.data.text_tokens
+  empty, size = encode_prompts(text_encoder, [""], tokens), min(batch, len(prompts))
+  first_frame = None if first_frame is None else jnp.repeat(first_frame, size, axis=0)
+  for start in range(0, len(prompts), size):
+    now = prompts[start:start + size]
+    full = [*now, *now[-1:] * (size - len(now))]  # one shape for all batches, so one compilation
+    latents = generate(params, cfg, *encode_prompts(text_encoder, full, tokens), *empty, key=key, grid=grid, first_frame=first_frame,
+                       indices=index + start + np.arange(size), **how)
+    yield from np.asarray(decode(codec, latents))[:len(now)]
 
 
 def initial_noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:

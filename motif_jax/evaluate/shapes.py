@@ -76,6 +76,15 @@ def score(videos: Sequence[np.ndarray], clips: Sequence[shapes.Clip]) -> dict[st
   }
 
 
+def held_out_prompts(count: int, seed: int) -> tuple[list[shapes.Clip], list[str]]:
+  """`count` clips of combinations that training never saw, as evenly as can be, and a long caption of each."""
+  rng = np.random.default_rng(seed)
+  known = shapes.combinations(held_out=True)
+  turns = [rng.permutation(len(known)) for _ in range(-(-count // len(known)))]
+  clips = [known[i] for i in np.concatenate(turns)[:count]]
+  return clips, [shapes.caption_long(clip, rng) for clip in clips]
+
+
 def _shrink(frames):
   """The frames (F, H, W, ...) with squares of k x k pixels averaged, k = 1 for small ones."""
   k = max(1, min(frames.shape[1:3]) // WORKING)

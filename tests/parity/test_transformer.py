@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+import jax
+
 from configs import base
 from motif_jax import config
 from motif_jax.model import routing
@@ -27,9 +29,9 @@ CASES = {  # name -> (what differs in the model, what differs in the inputs)
 }
 
 
-def compare(cfg, given, *, zero=(), by_parameter=True):
-  """Both models agree on everything, under the same sensitive parameters."""
-  params = cases.parameters(cfg)
+def compare(cfg, given, *, params=None, zero=(), by_parameter=True):
+  """Both models agree on everything, under the same parameters, sensitive ones if none are given."""
+  params = params or cases.parameters(cfg)
   model = reference.build(cfg, cases.weights(params, cfg))
   want = reference.run(model, given, cases.cotangent(cfg, given), by_parameter=by_parameter)
   cases.assert_equal(cases.ours(params, cfg, given, by_parameter=by_parameter), want, zero=zero)
@@ -50,6 +52,22 @@ def test_what_nobody_reads_gets_no_gradient():
       "attn.add_q_proj", "attn.to_add_out", "ff_context.net.0.proj", "ff_context.net.2")]
   zero = [f"{layer}.{leaf}" for layer in dense for leaf in ("weight", "bias")] + ["transformer_blocks.0.attn.norm_added_q.weight"]
   compare(cfg, cases.inputs(cfg), zero=tuple(zero))
+
+
+@pytest.mark.parametrize("kind", ["separate", "shared"])
+def test_small_activations_are_normalised_as_in_the_reference(kind):
+  """With variances of 1e-4 in front of the norms, each epsilon moves the velocity."""
+  query_norm = "scale_bias" if kind == "shared" else "none"
+  cfg = dataclasses.replace(cases.TINY, depths=config.Depths(1, 1, 0), **IMAGE,
+                            cross_attention=config.CrossAttentionConfig(kind, query_norm, False))
+  given = cases.inputs(cfg, image=5)
+  compare(cfg, given._replace(image=0.01 * given.image), params=jax.tree_util.tree_map_with_path(shrunk, cases.parameters(cfg)))
+
+
+def shrunk(path, leaf):
+  """The leaf, times 0.01 where it is a kernel or bias of the video or image embedder, of queries or of keys."""
+  parts = [key.key for key in path]
+  return 0.01 * leaf if {"video_embed", "image_embed", "query", "key"} & set(parts) and "scale" not in parts else leaf
 
 
 def test_released_width_is_the_reference():

@@ -1,0 +1,88 @@
+"""Scores a model on the embedded data set, with prompts whose combination of attributes it never saw in training:
+
+  python -m launch.judge --checkpoint=WORKDIR --count=256
+
+Writes scores.json and contact_sheet.png.  "Shuffled" scores the same videos against other prompts: what chance would give.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+from motif_jax import sample
+from motif_jax.data import buckets, videos
+from motif_jax.evaluate import shapes
+from motif_jax.train import checkpoint
+
+ROWS = 12  # of the contact sheet
+
+
+def parse(argv=None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(prog="python -m launch.judge", description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="work directory of a training run, or the folder of one of its checkpoints")
+  add("--count", type=int, default=256, help="number of prompts")
+  add("--seed", type=int, default=0, help="of prompts and noise")
+  add("--guidance", type=float, help="scale of classifier-free guidance; by default the config's")
+  add("--steps", type=int, help="of the sampler; by default the config's")
+  add("--batch", type=int, default=64, help="videos made at once")
+  add("--output", help="folder of the results; by default one in the work directory")
+  return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+  args = parse(argv)
+  try:
+    if args.count < 2 or args.batch < 1:
+      raise ValueError(f"--count={args.count} --batch={args.batch}: expected at least 2 prompts and 1 video at once.")
+    print(table(judge(args)))
+  except (ValueError, OSError) as e:
+    sys.exit(f"error: {e}")
+
+
+def judge(args: argparse.Namespace) -> dict:
+  """What scores.json says, after writing it and the contact sheet."""
+  folder, step = checkpoint.find(args.checkpoint)
+  cfg, params = checkpoint.restore_for_sampling(folder / str(step))
+  codec, text = sample.encoders_of(cfg)
+  clips, prompts = shapes.held_out_prompts(args.count, args.seed)
+  how = {k: getattr(cfg.sample, k) if getattr(args, k, None) is None else getattr(args, k)
+         for k in ("sampler", "steps", "shift", "guidance")}
+  grid = sample.latent_grid(cfg, codec, cfg.sample.bucket)
+  made, began = [], time.perf_counter()
+  for video in sample.videos_of(params, cfg, codec, text, prompts, key=jax.random.key(args.seed), grid=grid, batch=args.batch, **how):
+    made.append(video)
+    if len(made) % args.batch == 0 or len(made) == args.count:
+      print(f"{len(made)} of {args.count} videos after {time.perf_counter() - began:.0f} s", flush=True)
+  output = pathlib.Path(args.output) if args.output else folder.parent / f"judged-step-{step}-seed-{args.seed}"
+  output.mkdir(parents=True, exist_ok=True)
+  videos.write_contact_sheet(output / "contact_sheet.png", made[:ROWS], columns=cfg.sample.bucket.frames)
+  shuffled = [clips[i] for i in np.random.default_rng(args.seed).permutation(len(clips))]
+  scores = dict(
+      checkpoint=str(folder), step=step, count=args.count, seed=args.seed, bucket=buckets.name(cfg.sample.bucket), **how,
+      held_out=shapes.score(made, clips), shuffled=shapes.score(made, shuffled), chance=shapes.CHANCE,
+      contact_sheet=str(output / "contact_sheet.png"), prompts=prompts[:ROWS],
+  )
+  with videos.replacing(output / "scores.json") as temporary:
+    temporary.write_text(json.dumps(scores, indent=1))
+  return scores
+
+
+def table(scores: dict) -> str:
+  """The scores as lines to read."""
+  lines = [f"step {scores['step']}, {scores['count']} held-out prompts, seed {scores['seed']}, guidance {scores['guidance']:g}",
+           f"{'':12}{'score':>8}{'shuffled':>10}{'chance':>8}"]
+  for name, value in scores["held_out"].items():
+    chance = f"{scores['chance'][name]:8.0%}" if name in scores["chance"] else ""
+    lines.append(f"{name:12}{value:8.1%}{scores['shuffled'][name]:10.1%}{chance}")
+  return "\n".join([*lines, f"contact sheet: {scores['contact_sheet']}"])
+
+
+if __name__ == "__main__":
+  main()

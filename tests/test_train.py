@@ -1,0 +1,213 @@
+"""Claims about training as a whole: the same on every mesh, after every interruption, and as yesterday."""
+
+import dataclasses
+import functools
+import itertools
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from motif_jax import config, mesh as meshes, sharding
+from motif_jax.config import MeshConfig
+from motif_jax.encoders.registry import CODECS, TEXTS
+from motif_jax.train import evaluate, loop, metrics
+from motif_jax.train.optimizer import make_optimizer
+from motif_jax.train.state import TrainState, abstract_state
+from motif_jax.train.step import aligned_at, make_train_step, moved_average, train_plan
+from tests import tiny
+from tests.sensitive import sensitive
+
+CFG = tiny.make_config()
+ADAMW = make_optimizer(CFG.optimizer, steps=CFG.train.steps)
+SGD = optax.sgd(0.1, momentum=0.9)  # Adam magnifies gradients near zero; after one step the momentum is the gradient
+
+
+def _mesh(*sizes):
+  return meshes.make_mesh(MeshConfig(*sizes), devices=jax.devices()[:int(np.prod(sizes))])
+
+
+def _state(mesh, optimizer):
+  """A state in which every weight matters."""
+  abstract = abstract_state(CFG, optimizer)
+  params = jax.tree.map(np.asarray, sensitive(abstract.params, seed=0))
+  state = TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=params["model"],
+                     opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract.opt_state))
+  return jax.device_put(state, sharding.state_shardings(abstract, mesh))
+
+
+traces = []  # one entry per trace of `_adamw_step`
+
+
+@functools.cache
+def _adamw_step(cfg):
+  """The step that most tests share, on one device."""
+  measure = lambda **parts: traces.append(1) or metrics.measure(**parts)
+  return make_train_step(cfg, _mesh(1, 1, 1), ADAMW, aligned=True, measure=measure)
+
+
+@functools.cache
+def _one_sgd_step(*sizes):
+  mesh = _mesh(*sizes)
+  step = make_train_step(CFG, mesh, SGD, aligned=True)
+  state, measured = step(_state(mesh, SGD), meshes.global_batch(mesh, tiny.batch(CFG)))
+  shardings = sharding.state_shardings(state, mesh)
+  pinned = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, shardings)
+  return jax.device_get(state), jax.device_get(measured), all(jax.tree.leaves(pinned))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_loss_gradients_and_state_agree_with_one_device(sizes):
+  state, measured, pinned = _one_sgd_step(*sizes)
+  expected, expected_measured, _ = _one_sgd_step(1, 1, 1)
+  assert pinned  # the state stays where the table says
+  for name in ("t", "loss", "alignment"):
+    np.testing.assert_allclose(measured[name], expected_measured[name], rtol=1e-5, err_msg=name)
+  for (path, x), (_, y) in zip(sharding.paths_of(state), sharding.paths_of(expected)):
+    assert np.linalg.norm(y) > 0, f"{path} is zero, so the test is blind to it"
+    assert np.linalg.norm(x - y) <= 2e-5 * np.linalg.norm(y), path
+
+
+# (loss, alignment, gradient norm) of the first steps.
+GOLDEN = [(3.03533, 1.03191, 3.51340), (2.63659, 0.935663, 3.34075), (2.69350, 0.942352, 5.27097)]
+
+
+def test_first_steps_are_unchanged():
+  state, got = _state(_mesh(1, 1, 1), ADAMW), []
+  for i in range(len(GOLDEN)):
+    state, measured = _adamw_step(CFG)(state, tiny.batch(CFG, i))
+    values = metrics.values_of(metrics.merged(None, measured))
+    got.append((values["loss"], values["alignment"], values["gradient_norm"]))
+  np.testing.assert_allclose(got, GOLDEN, rtol=1e-3, err_msg=(
+      "The first training steps moved. If you meant to change numerics, initialisation, RNG use or a default, paste the new "
+      f"values and say why in the commit; if you were refactoring, this is a bug. New values: {got}"))
+
+
+def test_ten_steps_of_one_bucket_are_traced_once():
+  state = _state(_mesh(1, 1, 1), ADAMW)
+  state, _ = _adamw_step(CFG)(state, tiny.batch(CFG))
+  before = len(traces)
+  for i in range(10):
+    state, _ = _adamw_step(CFG)(state, tiny.batch(CFG, i))
+  assert before == 1 and len(traces) == 1
+  assert int(state.step) == 11
+
+
+def _job(folder, *, stop_in=None, seen=None, held_out=(), previews=None):
+  """A job on endless random batches; while batch `stop_in` is read, the process gets a SIGTERM."""
+
+  def batches(step):
+    for i in itertools.count(step):
+      if i == stop_in:
+        os.kill(os.getpid(), signal.SIGTERM)
+      if seen is not None:
+        seen.append(i)
+      yield None, tiny.batch(CFG, i)
+
+  return loop.Job(CFG, str(folder), _mesh(1, 1, 1), ADAMW, batches, held_out=held_out, previews=previews)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+  """Loops share one compiled step, and start from a state that needs no compiling."""
+  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, aligned, measure: _adamw_step(cfg))
+  monkeypatch.setattr(loop, "init_state", lambda key, cfg, mesh, optimizer: _state(mesh, optimizer))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, compiled, capsys):
+  handler, seen = signal.getsignal(signal.SIGTERM), []
+  whole = loop.run(_job(tmp_path / "whole"))
+  half = loop.run(_job(tmp_path / "parts", stop_in=1, seen=seen))
+  assert int(half.step) == 2 and seen == [0, 1] and signal.getsignal(signal.SIGTERM) is handler
+  assert "interrupted: step 2 is saved" in capsys.readouterr().out
+  rest = loop.run(_job(tmp_path / "parts", seen=seen))
+  assert int(rest.step) == 4 and seen == [0, 1, 2, 3]
+  for (path, x), (_, y) in zip(sharding.paths_of(rest), sharding.paths_of(whole)):
+    np.testing.assert_array_equal(x, y, err_msg=path)
+
+
+def test_the_log_says_what_runs_and_how_it_goes(tmp_path, compiled, capsys):
+  previews = lambda ema: {"a clip": np.zeros((2, 4, 4, 3), np.uint8)}
+  loop.run(_job(tmp_path, held_out=[(None, tiny.batch(CFG, 99))], previews=previews))
+  out = capsys.readouterr().out
+  for said in ("mesh: data 1, fsdp 1, sequence 1, of 1", "plan: dual [0, 2), kept tokens, tap | single",
+               "15,232 dual", "batch: 8, 8 per device", "from step 0 to 4", "step 2/4  loss", "tokens/s", "step 4/4  validation loss",
+               "done: step 4"):
+    assert said in out, said
+  (events,) = tmp_path.glob("events*")
+  written = events.read_bytes()
+  for tag in (b"train/loss_t20_40", b"train/tokens_per_second", b"train/alignment", b"validation/loss", b"samples/a clip"):
+    assert tag in written, tag
+
+
+def test_validation_is_the_same_every_time_and_in_runs_of_other_seeds_and_densities():
+  mesh = _mesh(1, 1, 1)
+  ema, held_out = _state(mesh, SGD).ema, [tiny.batch(CFG, i) for i in (7, 8)]
+  other = dataclasses.replace(CFG, seed=5, times=dataclasses.replace(CFG.times, shift=4.0))
+  first, again = (evaluate.validate(evaluate.make_validation_step(cfg, mesh), ema, held_out, mesh) for cfg in (CFG, other))
+  assert first == again and len(first) == 1 + metrics.BINS
+  alone = evaluate.validate(evaluate.make_validation_step(CFG, mesh), ema, held_out[:1], mesh)
+  assert alone["loss"] != first["loss"]
+
+
+def test_alignment_ends_at_its_last_step_and_its_tap_with_it():
+  cfg = dataclasses.replace(CFG, alignment=dataclasses.replace(CFG.alignment, last_step=3))
+  assert [aligned_at(cfg, step) for step in (0, 2, 3, 10)] == [True, True, False, False]
+  assert aligned_at(CFG, 10**6)
+  assert not aligned_at(dataclasses.replace(CFG, alignment=dataclasses.replace(CFG.alignment, weight=0.0)), 0)
+  assert [any(s.tap for s in train_plan(cfg, aligned=aligned)) for aligned in (True, False)] == [True, False]
+
+
+def test_the_moving_average_forgets_the_start_and_then_decays_as_told():
+  average = {"w": jnp.array([4.0])}
+  at = lambda step: float(moved_average(average, {"w": jnp.array([1.0])}, jnp.array(step), 0.9)["w"][0])
+  assert at(0) == pytest.approx(0.1 * 4 + 0.9)
+  assert at(10**6) == pytest.approx(0.9 * 4 + 0.1)
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(grid=(2, 8, 7)), r"does not divide by model.patch"),
+    (dict(grid=(1, 2, 6)), r"3 video tokens, which do not divide by mesh.sequence = 2"),
+    (dict(grid=(1, 2, 8)), r"4 video tokens do not divide into route.groups = 8"),
+    (dict(groups=9, grid=(9, 2, 4)), r"route.groups 9 is not a multiple of mesh.sequence = 2; the nearest are 8 and 10"),
+])
+def test_a_bucket_that_cannot_be_trained_is_an_error_before_anything_compiles(change, said):
+  cfg = dataclasses.replace(CFG, route=dataclasses.replace(CFG.route, groups=change.get("groups", 8)))
+  loop.check_bucket(CFG, _mesh(2, 2, 2), "5x64x64", (2, 8, 8))
+  with pytest.raises(ValueError, match=said):
+    loop.check_bucket(cfg, _mesh(2, 2, 2), "5x64x64", change["grid"])
+
+
+def test_previews_are_one_clip_per_prompt_on_any_mesh():
+  codec, text = CODECS[CFG.encoders.codec](), TEXTS[CFG.encoders.text]()
+  c = tiny.config_dict()
+  c.model.update(dict(latent_channels=codec.channels, text_dim=text.dim, depths=dict(dual=0, single=1, decoder=0)))
+  c.route.keep, c.alignment.weight = 1.0, 0.0
+  c.sample.update(dict(prompts=("a red circle", "a blue square", "a green star"), steps=1, guidance=2.0))
+  cfg = config.from_config_dict(c)
+  params = sensitive(abstract_state(cfg, SGD).params["model"], seed=0)
+  whole, dealt = (loop.Previews(cfg, _mesh(*sizes))(params) for sizes in ((1, 1, 1), (2, 2, 2)))
+  assert list(whole) == ["00 a red circle", "01 a blue square", "02 a green star"]
+  for name in whole:
+    assert whole[name].shape == (5, 64, 64, 3) and whole[name].dtype == np.uint8
+    assert np.abs(whole[name].astype(int) - dealt[name]).max() <= 1
+  assert np.abs(whole["00 a red circle"].astype(int) - whole["01 a blue square"]).max() > 1
+
+
+@pytest.mark.parametrize("flag, said", [
+    ("--config.model.widht=64", 'Did you mean "width" instead of "widht"?'),
+    ("--config.model.width=wide", "--config.model.width=wide"),
+    ("--config.model.heads=7", "model.width 1536 is not divisible by model.heads 7"),
+    ("--config.data.path=no/such/folder", "no/such/folder"),
+])
+def test_a_wrong_flag_is_one_clear_error(tmp_path, flag, said):
+  command = [sys.executable, "-m", "launch.train", "--config=configs/base.py", f"--workdir={tmp_path}", flag]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert done.returncode != 0 and said in done.stderr
+  assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) < 8, done.stderr
