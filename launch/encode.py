@@ -14,12 +14,11 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from motif_jax import config as config_lib
-from motif_jax import config_rules
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import videos
 from motif_jax.data.encode import encode
 from motif_jax.data.extract import Encoders
-from motif_jax.encoders.registry import CODECS, TEACHERS, TEXTS
+from motif_jax.encoders import registry
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", "configs/smoke.py", "Names the encoders.")
@@ -39,22 +38,12 @@ def main(argv) -> None:
   try:
     cfg = config_lib.from_config_dict(FLAGS.config)
     buckets = buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
-    report = encode(FLAGS.source, FLAGS.output, buckets, encoders(cfg.encoders), jit=jax.jit, fps=FLAGS.fps,
+    report = encode(FLAGS.source, FLAGS.output, buckets, Encoders(*registry.named(cfg.encoders)), jit=jax.jit, fps=FLAGS.fps,
                     batch_size=FLAGS.batch_size, clips_per_shard=FLAGS.clips_per_shard, readers=FLAGS.readers)
   except ValueError as e:
     sys.exit(f"error: {e}")
   print(report.table())
   print(f"data set: {FLAGS.output}")
-
-
-def encoders(names: config_lib.EncodersConfig) -> Encoders:
-  """The encoders of these names; ValueError with the known ones."""
-  wrong = []
-  for role, table in (("codec", CODECS), ("text", TEXTS), ("teacher", TEACHERS)):
-    config_rules.one_of(wrong, f"encoders.{role}", getattr(names, role), table)
-  if wrong:
-    raise ValueError(" ".join(wrong))
-  return Encoders(CODECS[names.codec](), TEXTS[names.text](), TEACHERS[names.teacher]())
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def judge(args: argparse.Namespace) -> dict:
          for k in ("sampler", "steps", "shift", "guidance")}
   grid = sample.latent_grid(cfg, codec, cfg.sample.bucket)
   made, began = [], time.perf_counter()
-  for video in sample.videos_of(params, cfg, codec, text, prompts, key=jax.random.key(args.seed), grid=grid, batch=args.batch, **how):
+  key = jax.random.key(args.seed)
+  for video in sample.videos_of(params, cfg, codec, text, prompts, key=key, grid=grid, batch=args.batch, **how):
     made.append(video)
     if len(made) % args.batch == 0 or len(made) == args.count:
       print(f"{len(made)} of {args.count} videos after {time.perf_counter() - began:.0f} s", flush=True)

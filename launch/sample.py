@@ -149,8 +149,9 @@ def generate(job: Job):
     if len(features) > tokens:
       print(f"note: {prompt!r} has {len(features)} text tokens; what goes beyond {tokens} is not seen")
   yield from sample.videos_of(
-      job.params, job.cfg, job.codec, job.text, job.prompts, key=jax.random.key(job.settings["seed"]), batch=job.settings["batch"],
-      grid=sample.latent_grid(job.cfg, job.codec, job.bucket), index=job.settings["index"], first_frame=job.first_frame,
+      job.params, job.cfg, job.codec, job.text, job.prompts, key=jax.random.key(job.settings["seed"]),
+      batch=job.settings["batch"], grid=sample.latent_grid(job.cfg, job.codec, job.bucket), index=job.settings["index"],
+      first_frame=job.first_frame,
       **{k: job.settings[k] for k in ("sampler", "steps", "shift", "guidance")})
 
 

@@ -1,4 +1,4 @@
-"""Sampling as three pure functions: prompts -> features, features -> latents, latents -> frames; `videos_of` is all three in turn.
+"""Sampling as three pure functions: prompts -> features, features -> latents, latents -> frames; `videos_of` runs all three.
 
 The interesting part is `_integrate`: the network with its conditions becomes a velocity (x, t) -> v, which guidance wraps and a
 sampler follows from noise to data.
@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from motif_jax import config_rules
 from motif_jax.config import BucketConfig, Config, ModelConfig
-from motif_jax.encoders.registry import CODECS, TEXTS
+from motif_jax.encoders import registry
 from motif_jax.flow import samplers, times
 from motif_jax.flow.guidance import guided
 from motif_jax.model import transformer
@@ -23,12 +22,7 @@ from motif_jax.model.conditioning import network_input
 
 def encoders_of(cfg: Config):
   """The codec and the text encoder that the model was trained with."""
-  wrong = []
-  config_rules.one_of(wrong, "encoders.codec", cfg.encoders.codec, CODECS)
-  config_rules.one_of(wrong, "encoders.text", cfg.encoders.text, TEXTS)
-  if wrong:
-    raise ValueError(f"The model needs an encoder that is not there: {' '.join(wrong)}")
-  codec, text = CODECS[cfg.encoders.codec](), TEXTS[cfg.encoders.text]()
+  codec, text, _ = registry.named(cfg.encoders)
   if (codec.channels, text.dim) != (cfg.model.latent_channels, cfg.model.text_dim):
     raise ValueError(f"model.latent_channels is {cfg.model.latent_channels} and model.text_dim {cfg.model.text_dim}, but codec "
                      f"{codec.name} makes {codec.channels} and text encoder {text.name} {text.dim}; make them agree.")
@@ -102,8 +96,8 @@ def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[
   for start in range(0, len(prompts), size):
     now = prompts[start:start + size]
     full = [*now, *now[-1:] * (size - len(now))]  # one shape for all batches, so one compilation
-    latents = generate(params, cfg, *encode_prompts(text_encoder, full, tokens), *empty, key=key, grid=grid, first_frame=first_frame,
-                       indices=index + start + np.arange(size), **how)
+    latents = generate(params, cfg, *encode_prompts(text_encoder, full, tokens), *empty, key=key, grid=grid,
+                       first_frame=first_frame, indices=index + start + np.arange(size), **how)
     yield from np.asarray(decode(codec, latents))[:len(now)]
 
 

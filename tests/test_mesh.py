@@ -14,7 +14,8 @@ def _mesh(data, fsdp, sequence):
   return mesh_lib.make_mesh(MeshConfig(data, fsdp, sequence))
 
 
-@pytest.mark.parametrize("asked, got", [((-1, 2, 2), (2, 2, 2)), ((1, -1, 1), (1, 8, 1)), ((2, 1, -1), (2, 1, 4)), ((8, 1, 1), (8, 1, 1))])
+@pytest.mark.parametrize("asked, got", [
+    ((-1, 2, 2), (2, 2, 2)), ((1, -1, 1), (1, 8, 1)), ((2, 1, -1), (2, 1, 4)), ((8, 1, 1), (8, 1, 1))])
 def test_minus_one_takes_the_devices_that_are_left(asked, got):
   mesh = _mesh(*asked)
   assert mesh.devices.shape == got
@@ -27,7 +28,8 @@ def test_devices_of_a_model_shard_are_neighbours():
   np.testing.assert_array_equal(ids.ravel(), np.arange(8))
 
 
-@pytest.mark.parametrize("asked, named", [((3, 1, 1), "(8, 1, 1)"), ((-1, 3, 1), "(2, 4, 1)"), ((2, 2, 4), "(2, 2, 2)"), ((4, 1, 1), "(8, 1, 1)")])
+@pytest.mark.parametrize("asked, named", [
+    ((3, 1, 1), "(8, 1, 1)"), ((-1, 3, 1), "(2, 4, 1)"), ((2, 2, 4), "(2, 2, 2)"), ((4, 1, 1), "(8, 1, 1)")])
 def test_impossible_size_names_sizes_that_work(asked, named):
   with pytest.raises(ValueError, match="nearest sizes that work") as error:
     _mesh(*asked)

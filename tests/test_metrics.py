@@ -32,7 +32,8 @@ def test_alignment_appears_where_it_is_on_and_is_not_diluted_by_steps_without():
 
 def test_merging_weighs_every_sample_the_same():
   total = metrics.merged(None, _measured())
-  total = metrics.merged(total, metrics.measure(loss=jnp.zeros(2), t=T[:2], gradient_norm=jnp.array(4.0), learning_rate=jnp.array(0.1)))
+  fewer = metrics.measure(loss=jnp.zeros(2), t=T[:2], gradient_norm=jnp.array(4.0), learning_rate=jnp.array(0.1))
+  total = metrics.merged(total, fewer)
   values = metrics.values_of(total)
   assert values["loss"] == pytest.approx(46 / 8) and values["gradient_norm"] == pytest.approx(3)
   assert values["learning_rate"] == pytest.approx(0.1)  # the last one

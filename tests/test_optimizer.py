@@ -11,7 +11,8 @@ import pytest
 from motif_jax.config import OptimizerConfig
 from motif_jax.train import optimizer as optimizers
 
-CONFIG = OptimizerConfig(kind="adamw", rate=0.5, warmup=4, decay="constant", betas=(0.9, 0.95), weight_decay=0.0, clip=1e9, ema=0.9)
+CONFIG = OptimizerConfig(kind="adamw", rate=0.5, warmup=4, decay="constant", betas=(0.9, 0.95), weight_decay=0.0, clip=1e9,
+                         ema=0.9)
 LAYERS, WIDTH, HEADS, HEAD = 3, 12, 2, 5
 
 
@@ -36,7 +37,8 @@ def _first_update(cfg, gradients):
   return jax.jit(optimizer.update)(gradients, optimizer.init(params), params)[0]
 
 
-@pytest.mark.parametrize("decay, expected", [("constant", [0.5, 0.5, 0.5]), ("linear", [0.5, 0.25, 0.0]), ("cosine", [0.5, 0.25, 0.0])])
+@pytest.mark.parametrize("decay, expected", [
+    ("constant", [0.5, 0.5, 0.5]), ("linear", [0.5, 0.25, 0.0]), ("cosine", [0.5, 0.25, 0.0])])
 def test_rate_warms_up_to_its_value_and_decays_to_the_end(decay, expected):
   rate = lambda step: float(optimizers.rate(step, _change(decay=decay), steps=104))
   np.testing.assert_allclose([rate(s) for s in (0, 1, 2, 3)], [0.125, 0.25, 0.375, 0.5], rtol=1e-6)
@@ -44,7 +46,8 @@ def test_rate_warms_up_to_its_value_and_decays_to_the_end(decay, expected):
 
 
 def test_cosine_is_not_linear():
-  assert float(optimizers.rate(29, _change(decay="cosine"), steps=104)) > float(optimizers.rate(29, _change(decay="linear"), steps=104))
+  cosine, linear = (float(optimizers.rate(29, _change(decay=decay), steps=104)) for decay in ("cosine", "linear"))
+  assert cosine > 1.05 * linear
 
 
 @pytest.mark.parametrize("kind", optimizers.OPTIMIZERS)
@@ -74,8 +77,9 @@ def _matrices(updates):
 
 def test_muon_updates_are_orthogonal_in_each_layer_alone():
   # Layers differ by a factor of 100: normalised together, the small one would hardly move.
-  gradients = jax.tree.map(lambda x: x * 100.0 ** -jnp.arange(LAYERS).reshape(-1, *(1,) * (x.ndim - 1)), _params()["model"]["single"])
-  gradients = _params() | {"model": _params()["model"] | {"single": gradients}}
+  by_layer = lambda x: x * 100.0 ** -jnp.arange(LAYERS).reshape(-1, *(1,) * (x.ndim - 1))
+  gradients = _params()
+  gradients["model"]["single"] = jax.tree.map(by_layer, gradients["model"]["single"])
   for name, matrices in _matrices(_first_update(_change(kind="muon", warmup=0, rate=1.0), gradients)).items():
     rows, columns = matrices.shape[1:]
     singular = np.linalg.svd(np.asarray(matrices), compute_uv=False) / (optimizers.MUON_RMS * np.sqrt(max(rows, columns)))

@@ -8,6 +8,8 @@ Teacher  name, version, dim; encode(video (B, F, H, W, 3) in [-1, 1], times) -> 
 
 from functools import partial
 
+from motif_jax import config_rules
+from motif_jax.config import EncodersConfig
 from motif_jax.encoders.block_dct import BlockDCT
 from motif_jax.encoders.gradients import Gradients
 from motif_jax.encoders.word_hash import WordHash
@@ -22,3 +24,13 @@ CODECS = {
 }
 TEXTS = {"word_hash": WordHash}
 TEACHERS = {"gradients": Gradients}
+
+
+def named(names: EncodersConfig) -> tuple:
+  """The (codec, text encoder, teacher) of these names; ValueError with the known ones."""
+  wrong = []
+  for role, table in (("codec", CODECS), ("text", TEXTS), ("teacher", TEACHERS)):
+    config_rules.one_of(wrong, f"encoders.{role}", getattr(names, role), table)
+  if wrong:
+    raise ValueError(f"The config needs an encoder that is not there: {' '.join(wrong)}")
+  return CODECS[names.codec](), TEXTS[names.text](), TEACHERS[names.teacher]()

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from motif_jax import mesh as meshes, sample, sharding
 from motif_jax.config import Config
 from motif_jax.data import buckets, dataset as datasets, pipeline
+from motif_jax.encoders import registry
 from motif_jax.model import routing
 from motif_jax.train import checkpoint, metrics
 from motif_jax.train.evaluate import make_validation_step, validate
@@ -51,7 +52,7 @@ def prepare(cfg: Config, workdir: str) -> Job:
   meshes.check_batch_size(mesh, cfg.data.batch_size)
   checkpoint.check_architecture(workdir, cfg)
   dataset = datasets.open_dataset(cfg.data.path, cfg.data.source)
-  datasets.check_encoders(dataset.meta, cfg)
+  datasets.check_encoders(dataset.meta, cfg, encoders=registry.named(cfg.encoders))
   for part in dataset.meta.parts:
     check_bucket(cfg, mesh, buckets.name(part.bucket), part.spec.grid)
   share = dict(process_index=jax.process_index(), process_count=jax.process_count())
