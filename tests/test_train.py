@@ -137,8 +137,8 @@ def test_the_log_says_what_runs_and_how_it_goes(tmp_path, compiled, capsys):
   loop.run(_job(tmp_path, held_out=[(None, tiny.batch(CFG, 99))], previews=previews))
   out = capsys.readouterr().out
   for said in ("mesh: data 1, fsdp 1, sequence 1, of 1", "plan: dual [0, 2), kept tokens, tap | single",
-               "15,232 dual", "batch: 8, 8 per device", "from step 0 to 4", "step 2/4  loss", "tokens/s", "step 4/4  validation loss",
-               "done: step 4"):
+               "15,232 dual", "batch: 8, 8 per device", "from step 0 to 4", "step 2/4  loss", "tokens/s",
+               "step 4/4  validation loss", "done: step 4"):
     assert said in out, said
   (events,) = tmp_path.glob("events*")
   written = events.read_bytes()
