@@ -82,14 +82,20 @@ def test_renaming_there_and_back_changes_nothing(layout):
   assert sum(value.size for value in theirs.values()) == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def test_a_wrong_checkpoint_is_told_all_that_is_wrong_at_once():
+WRONG = {  # what is done to a checkpoint -> what is said about it
+    "missing": (lambda theirs: theirs.pop("proj_out.bias"), "1 tensors are missing: proj_out.bias"),
+    "unused": (lambda theirs: theirs.update(pos_embed=np.zeros(3)), "1 are not used: pos_embed"),
+    "misshaped": (lambda theirs: theirs.update({"x_embedder.proj.bias": np.zeros(23)}),
+                  "x_embedder.proj.bias is (23,), expected (24,)"),
+}
+
+
+@pytest.mark.parametrize("faults", [["missing"], ["unused"], ["misshaped"], list(WRONG)], ids=" ".join)
+def test_a_wrong_checkpoint_is_told_all_that_is_wrong_at_once(faults):
   cfg, params = small("separate")
   theirs = names.to_theirs(params, cfg)
-  del theirs["proj_out.bias"]
-  theirs["pos_embed"] = np.zeros(3)
-  theirs["x_embedder.proj.bias"] = np.zeros(23)
+  for fault in faults:
+    WRONG[fault][0](theirs)
   with pytest.raises(ValueError) as caught:
     names.to_ours(theirs, cfg)
-  for words in ("1 tensors are missing: proj_out.bias", "1 are not used: pos_embed",
-                "x_embedder.proj.bias is (23,), expected (24,)"):
-    assert words in str(caught.value)
+  assert all(WRONG[fault][1] in str(caught.value) for fault in faults)
