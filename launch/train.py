@@ -5,7 +5,7 @@ Goes on from the newest checkpoint in the work directory.  TensorBoard reads the
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from motif_jax import config
@@ -26,6 +26,8 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.ERROR)  # orbax tells of every step of a save; --verbosity=0 lets it
   try:
     if argv[1:]:
       raise ValueError(f"unknown arguments {' '.join(argv[1:])}; write --flag=value.")
