@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import pathlib
+from concurrent import futures
 
 import numpy as np
 
@@ -131,13 +132,16 @@ def write_folder(path, count: int, *, seed: int, bucket: tuple[int, int, int] = 
   path.mkdir(parents=True, exist_ok=True)
   known = combinations(held_out=held_out)
   frames, height, width = bucket
-  lines = []
-  for i in range(count):
+
+  def write(i):
     turn, place = divmod(i, len(known))
     clip = known[np.random.default_rng([seed, 0, turn]).permutation(len(known))[place]]
     rng = np.random.default_rng([seed, 1, i])
     name = f"clip_{i:06d}.mp4"
     videos.write_mp4(path / name, render(clip, rng, frames=frames, height=height, width=width), fps=fps)
-    lines.append(json.dumps({"file": name, "long": caption_long(clip, rng), "short": caption_short(clip)}))
+    return json.dumps({"file": name, "long": caption_long(clip, rng), "short": caption_short(clip)})
+
+  with futures.ThreadPoolExecutor() as pool:  # each file waits for the disk; threads wait side by side
+    lines = list(pool.map(write, range(count)))
   (path / "captions.jsonl").write_text("\n".join(lines) + "\n")
   return path

@@ -1,0 +1,76 @@
+"""The commands, one after another, as a user types them: captioned videos in, videos and scores out."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ["--config=configs/smoke.py"] + [f"--config.{change}" for change in (
+    "model.width=16", "model.heads=2", "model.rope_axes=(2,2,4)", "model.mlp_ratio=1", "alignment.hidden=8", "data.batch_size=4",
+    "data.validation=0.2", "train.steps=4", "train.validate_every=2", "train.validation_batches=1", "train.sample_every=4",
+    "train.save_every=2", "train.log_every=1", "sample.steps=2")]
+
+
+def launch(command, *arguments, fails=False):
+  """What `python -m launch.COMMAND` prints."""
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+  done = subprocess.run([sys.executable, "-m", f"launch.{command}", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert (done.returncode != 0) == fails, done.stdout + done.stderr
+  assert "Traceback" not in done.stderr, done.stderr
+  return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A folder with clips, a data set and a trained model."""
+  folder = tmp_path_factory.mktemp("end_to_end")
+  launch("render", f"--output={folder}/clips", "--count=24")
+  assert "24 clips encoded" in launch("encode", f"--source={folder}/clips", f"--output={folder}/dataset")
+  train = ["train", *TINY, f"--config.data.path={folder}/dataset", f"--workdir={folder}/work"]
+  assert "step 2/2" in launch(*train, "--config.train.steps=2")
+  again = launch(*train)
+  assert "from step 2 to 4" in again and "step 4/4" in again
+  return folder
+
+
+def test_a_trained_model_makes_a_video_and_says_how(folder):
+  launch("sample", f"--checkpoint={folder}/work", "--prompt=a red square moves left", f"--output={folder}/out", "--seed=3")
+  made = json.loads((folder / "out" / "samples.json").read_text())
+  assert (folder / "out" / made["samples"][0]["file"]).stat().st_size > 500
+  assert (folder / "out" / "contact_sheet.png").exists() and made["settings"]["seed"] == 3 and made["step"] == 4
+
+
+def test_the_judge_scores_held_out_prompts(folder):
+  assert "held-out prompts" in launch("judge", f"--checkpoint={folder}/work", "--count=6", f"--output={folder}/judged")
+  scores = json.loads((folder / "judged" / "scores.json").read_text())
+  assert set(scores["held_out"]) >= {"colour", "background", "motion", "shape"} and scores["count"] == 6
+
+
+@pytest.mark.parametrize("changes, said", [
+    (["--config.modl.width=3"], "no such config key"),
+    (["--config.model.width=17"], "model.width 17 is not divisible by model.heads 2"),
+    (["--config.model.width=wide"], "error:"),
+    (["--config.route.stop=4"], "decoder always sees every token"),
+    (["--config.encoders.codec=block_dct_32"], "the data set does not fit the config"),
+    (["--config.model.mlp_ratio=2"], "mlp_ratio"),  # a checkpoint of another architecture
+    (["--config.data.path=nowhere"], "nowhere"),
+])
+def test_training_answers_bad_input_in_one_error(folder, changes, said):
+  out = launch("train", *TINY, f"--config.data.path={folder}/dataset", f"--workdir={folder}/work", *changes, fails=True)
+  assert said in out
+
+
+@pytest.mark.parametrize("command, said", [
+    (["sample", "--checkpoint=nowhere", "--prompt=x"], "nowhere"),
+    (["judge", "--checkpoint=nowhere"], "nowhere"),
+    (["judge", "--checkpoint=nowhere", "--count=1"], "at least 2 prompts"),
+    (["render", "--output=out", "--count=0"], "at least 1 clip"),
+    (["render", "--output=out", "--bucket=9x32"], "not FRAMESxHEIGHTxWIDTH"),
+    (["encode", "--source=nowhere", "--output=out"], "nowhere"),
+])
+def test_commands_answer_bad_input_in_one_error(command, said):
+  assert said in launch(*command, fails=True)
