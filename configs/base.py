@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
       remat="block",
       attention="xla",
   ))
-  c.route = ConfigDict(dict(start=2, stop=26, keep=1.0, groups=8, policy="random"))  # keep=1.0: routing off
+  c.route = ConfigDict(dict(start=2, stop=26, keep=1.0, groups=8, policy="random", last_step=0))  # keep=1.0: routing off
   c.alignment = ConfigDict(dict(
       teacher="gradients", teacher_dim=1024, tap=8, hidden=2048,
       weight=0.0,  # 0.0: alignment off

@@ -13,8 +13,8 @@ def get_config():
       rope_axes=(8, 12, 12), rope_theta=10.0,  # a grid of 3 x 4 x 4 tokens needs high frequencies
       dtype="float32", remat="none",
   ))
-  c.route.update(dict(start=1, stop=2, keep=0.5, groups=4))
-  c.alignment.update(dict(teacher_dim=33, tap=2, hidden=128, weight=0.5))
+  c.route.update(dict(start=1, stop=2, keep=0.5, groups=4, last_step=600))
+  c.alignment.update(dict(teacher_dim=33, tap=2, hidden=128, weight=0.5, last_step=600))
   c.times.update(dict(shift=8.0))  # layout and colour are decided where t > 0.9: unshifted, 1 step in 70 would train that
   c.data.update(dict(batch_size=32, workers=0, text_tokens=20))
   c.optimizer.update(dict(kind="muon", rate=6e-3, warmup=40, decay="cosine", ema=0.998))

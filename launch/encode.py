@@ -1,6 +1,6 @@
 """Encodes a folder of captioned videos into a data set:
 
-  python -m launch.encode --source=FOLDER --output=DIR [--buckets=33x144x256,1x144x256] [--config=configs/smoke.py]
+  python -m launch.encode --source=FOLDER --output=DIR --config=configs/smoke.py [--buckets=33x144x256,1x144x256]
 
 FOLDER holds videos or images and captions.jsonl, a line per clip: {"file": "a.mp4", "long": "...", "short": "..."}, and
 optionally "start" in seconds. Encoders are the config's: --config.encoders.codec=NAME takes another. Interrupted? Run it again:
@@ -13,6 +13,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from launch import arguments
 from motif_jax import config as config_lib
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import videos
@@ -21,9 +22,9 @@ from motif_jax.data.extract import Encoders
 from motif_jax.encoders import registry
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", "configs/smoke.py", "Names the encoders.")
-flags.DEFINE_string("source", None, "Folder of videos and captions.jsonl.", required=True)
-flags.DEFINE_string("output", None, "Folder of the data set.", required=True)
+config_flags.DEFINE_config_file("config", None, "A file in configs/; names the encoders.")
+flags.DEFINE_string("source", None, "Folder of videos and captions.jsonl.")
+flags.DEFINE_string("output", None, "Folder of the data set.")
 flags.DEFINE_string("buckets", "", "FRAMESxHEIGHTxWIDTH, comma-separated; each clip goes into the largest it fills. "
                     "Default: the config's sample.bucket.")
 flags.DEFINE_float("fps", videos.FPS, "Faster videos are thinned to this many frames a second.")
@@ -33,9 +34,8 @@ flags.DEFINE_integer("readers", 4, "Threads that decode videos.", lower_bound=1)
 
 
 def main(argv) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments {argv[1:]}; flags are written --name=value.")
   try:
+    arguments.check_no_others(argv)
     cfg = config_lib.from_config_dict(FLAGS.config)
     buckets = buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
     report = encode(FLAGS.source, FLAGS.output, buckets, Encoders(*registry.named(cfg.encoders)), jit=jax.jit, fps=FLAGS.fps,
@@ -47,4 +47,5 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  flags.mark_flags_as_required(["config", "source", "output"])
+  app.run(main, flags_parser=arguments.parse)

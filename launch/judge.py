@@ -14,6 +14,7 @@ import time
 import jax
 import numpy as np
 
+from launch import arguments
 from motif_jax import sample
 from motif_jax.data import buckets, videos
 from motif_jax.evaluate import shapes
@@ -37,6 +38,7 @@ def parse(argv=None) -> argparse.Namespace:
 
 
 def main(argv=None) -> None:
+  arguments.quiet()
   args = parse(argv)
   try:
     if args.count < 2 or args.batch < 1:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from launch import arguments
 from motif_jax import config, sample
 from motif_jax.config import BucketConfig, Config
 from motif_jax.data import buckets, extract, videos
@@ -66,6 +67,7 @@ def parse(argv=None) -> argparse.Namespace:
 
 
 def main(argv=None) -> None:
+  arguments.quiet()
   try:
     job = prepare(parse(argv))
   except (ValueError, OSError) as e:

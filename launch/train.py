@@ -5,9 +5,10 @@ Goes on from the newest checkpoint in the work directory.  TensorBoard reads the
 
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
+from launch import arguments
 from motif_jax import config
 from motif_jax.train import loop
 
@@ -15,22 +16,11 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and TensorBoard files go.")
 
 
-def parse(argv: list[str]) -> list[str]:
-  """The arguments that are no flags; exits with one line where the flags are wrong."""
-  try:
-    return app.parse_flags_with_usage(argv)
-  except AttributeError as e:  # of a config key that does not exist
-    sys.exit("error: no such config key: " + str(e).strip("'").replace("\\'", "'").replace("\\n", " "))
-  except (OSError, TypeError, ValueError) as e:
-    sys.exit(f"error: {e}")
-
-
 def main(argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # orbax tells of every step of a save; --verbosity=0 lets it
+    arguments.quiet()  # --verbosity=0 lets them speak
   try:
-    if argv[1:]:
-      raise ValueError(f"unknown arguments {' '.join(argv[1:])}; write --flag=value.")
+    arguments.check_no_others(argv)
     job = loop.prepare(config.from_config_dict(CONFIG.value), WORKDIR.value)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
@@ -39,4 +29,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main, flags_parser=parse)
+  app.run(main, flags_parser=arguments.parse)

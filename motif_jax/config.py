@@ -66,6 +66,7 @@ class RouteConfig:
   keep: float  # share kept; the papers' `selection_ratio` is the share dropped
   groups: int  # equal parts of the sequence, each of which keeps the same number of tokens
   policy: str  # a key of `model.routing.POLICIES`
+  last_step: int  # from this step on routing is off, so that training ends on what sampling runs; 0: never
 
 
 @dataclasses.dataclass(frozen=True)

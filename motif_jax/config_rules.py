@@ -26,8 +26,8 @@ COUNTS = (
     "train.validation_batches", "train.sample_every", "train.save_every", "train.keep", "sample.steps", "sample.fps",
 )
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
-NOT_NEGATIVE = ("model.image_dim", "alignment.weight", "alignment.last_step", "data.workers", "optimizer.warmup",
-                "optimizer.weight_decay")
+NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
+                "optimizer.warmup", "optimizer.weight_decay")
 SHARES = ("data.caption_drop", "data.image_to_video", "data.validation")
 
 

@@ -33,7 +33,8 @@ NEVER = (
     ("motif_jax/model/*", "motif_jax/sharding", "parameters are sharded from outside; activations through mesh.constrain"),
     ("motif_jax/data/*", "motif_jax/mesh", "data never touches a device"),
     ("motif_jax/*", "configs/*", "a config comes in as an argument, from launch/ or a checkpoint"),
-    ("*", "launch/*", "launch/ reads flags and prints; what others need belongs in motif_jax/"),
+    ("*", "launch/[!a]*", "launch/ reads flags and prints; what others need belongs in motif_jax/"),
+    ("motif_jax/*", "launch/*", "only commands share launch/arguments"),
 )
 # Each dependency and the files it may be imported in; the longest name that fits an import counts.
 HOMES = {

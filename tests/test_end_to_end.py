@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
   """A folder with clips, a data set and a trained model."""
   folder = tmp_path_factory.mktemp("end_to_end")
   launch("render", f"--output={folder}/clips", "--count=24")
-  assert "24 clips encoded" in launch("encode", f"--source={folder}/clips", f"--output={folder}/dataset")
+  assert "24 clips encoded" in launch("encode", "--config=configs/smoke.py", f"--source={folder}/clips", f"--output={folder}/dataset")
   train = ["train", *TINY, f"--config.data.path={folder}/dataset", f"--workdir={folder}/work"]
   assert "step 2/2" in launch(*train, "--config.train.steps=2")
   again = launch(*train)
@@ -70,7 +70,8 @@ def test_training_answers_bad_input_in_one_error(folder, changes, said):
     (["judge", "--checkpoint=nowhere", "--count=1"], "at least 2 prompts"),
     (["render", "--output=out", "--count=0"], "at least 1 clip"),
     (["render", "--output=out", "--bucket=9x32"], "not FRAMESxHEIGHTxWIDTH"),
-    (["encode", "--source=nowhere", "--output=out"], "nowhere"),
+    (["encode", "--config=configs/smoke.py", "--source=nowhere", "--output=out"], "nowhere"),
+    (["encode", "--config=configs/smoke.py", "--config.modl=3", "--source=x", "--output=y"], "no such config key"),
 ])
 def test_commands_answer_bad_input_in_one_error(command, said):
   assert said in launch(*command, fails=True)

@@ -20,7 +20,7 @@ from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.train import evaluate, loop, metrics
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state
-from motif_jax.train.step import aligned_at, make_train_step, moved_average, train_plan
+from motif_jax.train.step import make_train_step, moved_average, plan_at
 from tests import tiny
 from tests.sensitive import sensitive
 
@@ -49,13 +49,13 @@ traces = []  # one entry per trace of `_adamw_step`
 def _adamw_step(cfg):
   """The step that most tests share, on one device."""
   measure = lambda **parts: traces.append(1) or metrics.measure(**parts)
-  return make_train_step(cfg, _mesh(1, 1, 1), ADAMW, aligned=True, measure=measure)
+  return make_train_step(cfg, _mesh(1, 1, 1), ADAMW, plan=plan_at(cfg, 0), measure=measure)
 
 
 @functools.cache
 def _one_sgd_step(*sizes):
   mesh = _mesh(*sizes)
-  step = make_train_step(CFG, mesh, SGD, aligned=True)
+  step = make_train_step(CFG, mesh, SGD, plan=plan_at(CFG, 0))
   state, measured = step(_state(mesh, SGD), meshes.global_batch(mesh, tiny.batch(CFG)))
   shardings = sharding.state_shardings(state, mesh)
   pinned = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, shardings)
@@ -116,7 +116,7 @@ def _job(folder, *, stop_in=None, seen=None, held_out=(), previews=None):
 @pytest.fixture
 def compiled(monkeypatch):
   """Loops share one compiled step, and start from a state that needs no compiling."""
-  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, aligned, measure: _adamw_step(cfg))
+  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, plan, measure: _adamw_step(cfg))
   monkeypatch.setattr(loop, "init_state", lambda key, cfg, mesh, optimizer: _state(mesh, optimizer))
 
 
@@ -156,12 +156,13 @@ def test_validation_is_the_same_every_time_and_in_runs_of_other_seeds_and_densit
   assert alone["loss"] != first["loss"]
 
 
-def test_alignment_ends_at_its_last_step_and_its_tap_with_it():
-  cfg = dataclasses.replace(CFG, alignment=dataclasses.replace(CFG.alignment, last_step=3))
-  assert [aligned_at(cfg, step) for step in (0, 2, 3, 10)] == [True, True, False, False]
-  assert aligned_at(CFG, 10**6)
-  assert not aligned_at(dataclasses.replace(CFG, alignment=dataclasses.replace(CFG.alignment, weight=0.0)), 0)
-  assert [any(s.tap for s in train_plan(cfg, aligned=aligned)) for aligned in (True, False)] == [True, False]
+@pytest.mark.parametrize("part, mark", [("alignment", "tap"), ("route", "routed")])
+def test_alignment_and_routing_end_at_their_last_step(part, mark):
+  marked = lambda cfg, step: any(getattr(segment, mark) for segment in plan_at(cfg, step))
+  change = lambda **values: dataclasses.replace(CFG, **{part: dataclasses.replace(getattr(CFG, part), **values)})
+  assert [marked(change(last_step=3), step) for step in (0, 2, 3, 10)] == [True, True, False, False]
+  assert marked(CFG, 10**6)
+  assert not marked(change(**{"alignment": {"weight": 0.0}, "route": {"keep": 1.0}}[part]), 0)
 
 
 def test_the_moving_average_forgets_the_start_and_then_decays_as_told():

@@ -25,7 +25,7 @@ from motif_jax.train.evaluate import make_validation_step, validate
 from motif_jax.train.losses import token_grid
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state, init_state
-from motif_jax.train.step import aligned_at, make_train_step, train_plan
+from motif_jax.train.step import make_train_step, plan_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run(job: Job) -> TrainState:
   """The state after the last step, or after an interrupt; saved in the work directory either way."""
   cfg, mesh, optimizer = job.cfg, job.mesh, job.optimizer
   abstract = abstract_state(cfg, optimizer)
-  steps = {}  # with and without alignment, each compiled when it is first needed
+  steps = {}  # by plan, each compiled when it is first needed
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(checkpoint.make_manager(job.workdir, keep=cfg.train.keep))
     writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir)))
@@ -94,11 +94,11 @@ def run(job: Job) -> TrainState:
     source = stack.enter_context(contextlib.closing(job.batches(start)))
     report, tasks = Report(cfg, writer), _tasks(job, writer, manager)
     for step in range(start, cfg.train.steps):
-      aligned = aligned_at(cfg, step)
-      if aligned not in steps:
-        steps[aligned] = make_train_step(cfg, mesh, optimizer, aligned=aligned, measure=metrics.measure)
+      plan = plan_at(cfg, step)
+      if plan not in steps:
+        steps[plan] = make_train_step(cfg, mesh, optimizer, plan=plan, measure=metrics.measure)
       _, batch = next(source)
-      state, measured = steps[aligned](state, meshes.global_batch(mesh, batch))
+      state, measured = steps[plan](state, meshes.global_batch(mesh, batch))
       report.add(step + 1, measured, tokens=cfg.data.batch_size * math.prod(token_grid(cfg, batch["latents"].shape)))
       if interrupt.asked:
         break
@@ -208,7 +208,7 @@ def describe(cfg: Config, mesh: Mesh, state: TrainState) -> list[str]:
   axes = ", ".join(f"{name} {count}" for name, count in mesh.shape.items())
   return [
       f"mesh: {axes}, of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s) in {jax.process_count()} process(es)",
-      "plan: " + " | ".join(map(str, train_plan(cfg, aligned=aligned_at(cfg, 0)))),
+      "plan: " + " | ".join(map(str, plan_at(cfg, 0))),
       *(f"parameters: {size(tree):>13,} {name}" for name, tree in parts.items()),
       f"parameters: {size(state.params):>13,} in all",
       f"batch: {cfg.data.batch_size}, {cfg.data.batch_size // meshes.degree(mesh, 'batch')} per device",

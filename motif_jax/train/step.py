@@ -19,29 +19,29 @@ from motif_jax.train import losses, optimizer as optimizers
 from motif_jax.train.state import TrainState, abstract_state
 
 
-def train_plan(cfg: Config, *, aligned: bool) -> tuple[Segment, ...]:
-  """The plan of training steps: routed where the config routes, tapped while features are aligned."""
-  route = (cfg.route.start, cfg.route.stop) if cfg.route.keep < 1 else None
+def plan_at(cfg: Config, step: int) -> tuple[Segment, ...]:
+  """The plan of training step `step`: routed and tapped up to the last step of each.
+
+  A plan is static, so each is a compiled function of its own: what is off costs nothing.
+  """
+  routed = cfg.route.keep < 1 and (cfg.route.last_step == 0 or step < cfg.route.last_step)
+  aligned = cfg.alignment.weight > 0 and (cfg.alignment.last_step == 0 or step < cfg.alignment.last_step)
+  route = (cfg.route.start, cfg.route.stop) if routed else None
   return make_plan(cfg.model.depths, route, cfg.alignment.tap if aligned else None)
 
 
-def aligned_at(cfg: Config, step: int) -> bool:
-  """Whether features are aligned at `step`.  Static: the step without alignment is another, cheaper, compiled function."""
-  return cfg.alignment.weight > 0 and (cfg.alignment.last_step == 0 or step < cfg.alignment.last_step)
-
-
-def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation, *, aligned: bool,
-                    measure: Callable = dict) -> Callable:
+def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation, *,
+                    plan: tuple[Segment, ...], measure: Callable = dict) -> Callable:
   """(state, batch) -> (state, measured), compiled for `mesh` at the first call with each shape of batch.
 
   The given state is donated: its memory holds the new one.  Shardings are pinned, because with Auto axes XLA may return what it
   likes.  The jitted function itself is `.jitted`: it lowers from abstract arguments, on any number of devices.
 
   Args:
-    measure: called inside the step with loss (B,), t (B,), gradient_norm () before clipping, learning_rate () and, if aligned,
-      alignment (B,), all by keyword.
+    plan: of the forward pass, from `plan_at`.
+    measure: called inside the step with loss (B,), t (B,), gradient_norm () before clipping, learning_rate () and, if the plan is
+      tapped, alignment (B,), all by keyword.
   """
-  plan = train_plan(cfg, aligned=aligned)
   routed = any(segment.routed for segment in plan)
 
   def step(state: TrainState, batch: dict):
