@@ -15,7 +15,7 @@ export JAX_COMPILATION_CACHE_DIR=$PWD/.cache/xla JAX_PERSISTENT_CACHE_MIN_COMPIL
 
 phase() { echo; echo "== $* (after $SECONDS s)"; }
 train() {
-  "$RUN_PYTHON" -m launch.train --config=configs/smoke.py --config.seed="$SEED" --config.data.path="$RUN/dataset" --workdir="$RUN/work"
+  "$RUN_PYTHON" -m launch.train --config=configs/smoke.py --config.seed="$SEED" --config.data.path="$RUN/dataset" --workdir="$RUN/train"
 }
 
 SECONDS=0
@@ -29,7 +29,7 @@ phase "training, until it is interrupted after its first checkpoint"
 train &
 trainer=$!
 trap 'kill "$trainer" 2>/dev/null || true' EXIT
-until compgen -G "$RUN/work/checkpoints/[0-9]*" >/dev/null; do
+until compgen -G "$RUN/train/checkpoints/[0-9]*" >/dev/null; do
   kill -0 "$trainer" || { wait "$trainer"; exit 1; }
   sleep 1
 done
@@ -39,15 +39,15 @@ phase "resuming from that checkpoint"
 train
 
 phase "sampling"
-"$RUN_PYTHON" -m launch.sample --checkpoint="$RUN/work" --output="$RUN/samples" --seed="$SEED" \
+"$RUN_PYTHON" -m launch.sample --checkpoint="$RUN/train" --output="$RUN/samples" --seed="$SEED" \
   --prompt="A large red square moves left on a white background." \
   --prompt="A large yellow cross moves down on a teal background." \
   --prompt="A large magenta ring stays still on a black background."
 phase "scoring 256 prompts with combinations that training never saw"
-"$RUN_PYTHON" -m launch.judge --checkpoint="$RUN/work" --count=256 --seed="$SEED" --output="$RUN/judged"
+"$RUN_PYTHON" -m launch.judge --checkpoint="$RUN/train" --count=256 --seed="$SEED" --output="$RUN/judged"
 
 phase "done"
 echo "videos:         $(ls "$RUN"/samples/*.mp4 | head -1)"
 echo "contact sheets: $RUN/samples/contact_sheet.png  $RUN/judged/contact_sheet.png"
 echo "scores:         $RUN/judged/scores.json"
-echo "curves:         .venv/bin/tensorboard --logdir=$RUN/work"
+echo "curves:         .venv/bin/tensorboard --logdir=$RUN/train"
