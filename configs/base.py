@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
       rope_theta=10000.0,
       cross_attention=dict(kind="shared", query_norm="scale", dual=False),
       dtype="bfloat16",
-      remat="block",
+      remat="block",  # kept for the backward pass: "none" (everything), "attention" (its outputs too), "block", "offload"
       attention="xla",
   ))
   c.route = ConfigDict(dict(start=2, stop=26, keep=1.0, groups=8, policy="random", last_step=0))  # keep=1.0: routing off

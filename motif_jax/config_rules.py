@@ -11,7 +11,7 @@ CHOICES = {
     "model.cross_attention.kind": ("shared", "separate", "none"),
     "model.cross_attention.query_norm": ("none", "scale", "scale_bias"),
     "model.dtype": ("float32", "bfloat16"),
-    "model.remat": ("none", "block"),
+    "model.remat": ("none", "attention", "block", "offload"),
     "model.attention": ("xla", "chunked", "cudnn"),
     "route.policy": ("random", "strided"),
     "optimizer.kind": ("adamw", "muon"),

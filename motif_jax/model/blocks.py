@@ -9,6 +9,7 @@ segment is the one that RoPE turns and that cross-attention writes to; the last 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from motif_jax.config import ModelConfig
 from motif_jax.model.attention import attend
@@ -17,6 +18,7 @@ from motif_jax.model.rope import Rope, rotate
 
 Tokens = tuple[Array, ...]  # each (B, length, D)
 Masks = tuple[Array | None, ...]  # each (B, length), True = may be attended; None = all
+ATTENDED = "attended"  # what attention gives, as `stack.REMAT` names it
 
 
 class CrossAttention(nn.Module):
@@ -52,7 +54,7 @@ class CrossAttention(nn.Module):
     else:
       query_norm, k, v = self.query_norm, self.key_norm(self.key(text)), self.value(text)
     q = rotate(query_norm(q), rope)
-    (attended,) = attend((q,), (k,), (v,), (mask,), backend=self.cfg.attention)
+    (attended,) = _attended((q,), (k,), (v,), (mask,), self.cfg)
     return self.out(attended)
 
 
@@ -87,7 +89,7 @@ class DualBlock(nn.Module):
 
     normed = [mod.apply(x) for mod, x in zip(attention_mods, tokens)]
     q, k, v = zip(*(s.attention(x, r) for s, x, r in zip(streams, normed, ropes)))
-    attended = attend(q, k, v, masks, backend=self.cfg.attention)
+    attended = _attended(q, k, v, masks, self.cfg)
     attended = [s.attention.out(a) for s, a in zip(streams, attended)]
     tokens = [mod.add(x, a) for mod, x, a in zip(attention_mods, tokens, attended)]
     if self.cfg.cross_attention.dual:
@@ -117,12 +119,21 @@ class SingleBlock(nn.Module):
 
     normed = [mod.apply(x) for x in tokens]
     q, k, v = zip(*(self.attention(x, r) for x, r in zip(normed, ropes)))
-    attended = list(attend(q, k, v, masks, backend=self.cfg.attention))
+    attended = list(_attended(q, k, v, masks, self.cfg))
     if self.cross_kind != "none":  # before the projection, so the block's gate acts on it
       video = attended[0].reshape(tokens[0].shape)
       own = (self.attention.query_norm, k[-1], v[-1])
       attended[0] += self.cross(video, normed[-1], masks[-1], rope, own).reshape(attended[0].shape)
     return tuple(mod.add(x, self.attention.out(a) + self.mlp(n)) for x, a, n in zip(tokens, attended, normed))
+
+
+def _attended(queries: Tokens, keys: Tokens, values: Tokens, masks: Masks, cfg: ModelConfig) -> Tokens:
+  """What `attend` gives, under the name by which rematerialisation may save it.
+
+  Not for cuDNN: its backward pass reads the kernel's own outputs, so `stack.REMAT` saves those, and this would be a second copy.
+  """
+  attended = attend(queries, keys, values, masks, backend=cfg.attention)
+  return attended if cfg.attention == "cudnn" else tuple(checkpoint_name(a, ATTENDED) for a in attended)
 
 
 def block_of(kind: str, cfg: ModelConfig) -> nn.Module:

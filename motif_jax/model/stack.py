@@ -5,9 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from motif_jax.config import ModelConfig
-from motif_jax.model.blocks import Masks, Tokens, block_of
+from motif_jax.model.blocks import ATTENDED, Masks, Tokens, block_of
 from motif_jax.model.rope import Rope
 
 
@@ -39,7 +40,32 @@ def kinds_of(cfg: ModelConfig) -> list[str]:
   return [field.name for field in dataclasses.fields(cfg.depths) if getattr(cfg.depths, field.name)]
 
 
+def _save_attention(primitive, *avals, **params) -> bool:
+  """Whether to save what an operation gives: outputs of attention, and of cuDNN's kernel the log-sum-exp too.
+
+  With the named outputs alone cuDNN's kernel would run again in the backward pass, for its own residuals.
+  """
+  return primitive.name == "dot_product_attention_fwd_wrapper" or _named_attention(primitive, *avals, **params)
+
+
+_named_attention = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+
+
+def _offloaded(body):
+  """`body` under rematerialisation, with the tokens that enter it kept in the host's memory."""
+  policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=[], names_which_can_be_offloaded=["tokens"], offload_src="device", offload_dst="pinned_host")
+  named = lambda tokens, layer: body(jax.tree.map(lambda x: checkpoint_name(x, "tokens"), tokens), layer)
+  return jax.checkpoint(named, prevent_cse=False, policy=policy)
+
+
+# What a block keeps for its backward pass, from the most memory to the least.  prevent_cse=False: inside a scan nothing can be
+# merged with the forward pass anyway.
 REMAT = {
-    "none": lambda body: body,  # keeps every intermediate for the backward pass
-    "block": lambda body: jax.checkpoint(body, prevent_cse=False),  # keeps the tokens between blocks, recomputes the rest
+    "none": lambda body: body,  # every intermediate
+    # Tokens between blocks and attention outputs.  Saves the backward pass one attention forward with "cudnn" and "chunked"; with
+    # "xla" only the product with the values, because its softmax is needed again.
+    "attention": lambda body: jax.checkpoint(body, prevent_cse=False, policy=_save_attention),
+    "block": lambda body: jax.checkpoint(body, prevent_cse=False),  # tokens between blocks
+    "offload": _offloaded,  # tokens between blocks, in pinned host memory on GPUs; on CPU, where both are one, the same as "block"
 }
