@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the ground up.  A file imports files of lower layers, and of its own layer only where they share its folder.
 LAYERS = (
-    ("config", "config_rules", "flow/*"),
+    ("config", "config_rules", "compiled", "flow/*"),
     ("model/plan", "model/rope", "model/conditioning", "data/record"),
     ("mesh", "model/routing"),
     ("sharding", "model/layers", "model/attention", "data/*"),
