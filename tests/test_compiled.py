@@ -105,6 +105,11 @@ def test_the_largest_buffer_says_where_it_comes_from():
   assert largest.bytes == 4 * 200 * 200 and largest.shape == "f32[200,200]" and "attention" in largest.source
 
 
+def test_what_happens_inside_a_fusion_is_no_buffer():
+  largest = compiled.largest_buffers(text_of(lambda x: jnp.exp(x) * 2 + 1, array((300, 8))))
+  assert [b.op for b in largest if b.shape == "f32[300,8]"] == ["fusion"]
+
+
 HAND_MADE = """HloModule m, entry_computation_layout={()->f32[]}, replica_count=2, num_partitions=4
 
 %wrapped (p: bf16[4,6]) -> bf16[4,6] {
