@@ -48,7 +48,9 @@ def get_config() -> ConfigDict:
   ))
   c.mesh = ConfigDict(dict(data=-1, fsdp=1, sequence=1))  # -1: all devices that the others leave
   c.train = ConfigDict(dict(
-      steps=100_000, log_every=50, validate_every=1000, validation_batches=8, sample_every=5000, save_every=1000, keep=3,
+      steps=100_000,
+      accumulate=1,  # microbatches per step: the memory of activations falls by as much, the result stays the same
+      log_every=50, validate_every=1000, validation_batches=8, sample_every=5000, save_every=1000, keep=3,
   ))
   c.sample = ConfigDict(dict(
       sampler="euler", steps=50, shift=15.0, guidance=8.0, prompts=(), fps=24,

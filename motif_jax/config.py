@@ -145,6 +145,7 @@ class MeshConfig:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
   steps: int
+  accumulate: int  # microbatches that a batch is cut into, one after another; their gradients are averaged
   log_every: int
   validate_every: int
   validation_batches: int

@@ -21,9 +21,8 @@ CHOICES = {
 # Numbers that must be at least 1, and that must be positive.
 COUNTS = (
     "model.latent_channels", "model.width", "model.heads", "model.mlp_ratio", "model.text_dim", "route.groups",
-    "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "train.steps", "train.log_every",
-    "train.validate_every",
-    "train.validation_batches", "train.sample_every", "train.save_every", "train.keep", "sample.steps", "sample.fps",
+    "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "train.steps",
+    "train.accumulate", "train.log_every", "train.validate_every", "train.validation_batches", "train.sample_every", "train.save_every", "train.keep", "sample.steps", "sample.fps",
 )
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
@@ -85,6 +84,11 @@ def _check_recipe(cfg) -> list[str]:
     wrong.append(f"alignment.teacher is {alignment.teacher!r} but encoders.teacher is {cfg.encoders.teacher!r}; make them equal.")
   if min(cfg.data.captions) < 0 or not math.isclose(sum(cfg.data.captions), 1, abs_tol=1e-6):
     wrong.append(f"data.captions {cfg.data.captions} must be three probabilities that sum to 1.")
+  batch, parts = cfg.data.batch_size, cfg.train.accumulate
+  if parts > 0 and batch % parts:
+    near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - parts))[:2]
+    wrong.append(f"data.batch_size {batch} does not divide into train.accumulate = {parts} microbatches; the nearest batch sizes "
+                 f"that do: {_nearest(batch, parts)}; the nearest train.accumulate: {', '.join(map(str, sorted(near)))}.")
   if not 0 <= cfg.optimizer.ema < 1:
     wrong.append(f"optimizer.ema is {cfg.optimizer.ema}, expected a decay in [0, 1).")
   sizes = dataclasses.astuple(cfg.mesh)

@@ -82,11 +82,11 @@ def global_batch(mesh: Mesh, host_batch):
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), host_batch)
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-  """Raises ValueError unless `batch_size` rows can be dealt evenly to the mesh."""
-  parts = degree(mesh, "batch")
+def check_batch_size(mesh: Mesh, batch_size: int, *, accumulate: int = 1) -> None:
+  """Raises ValueError unless the rows of each of `accumulate` microbatches can be dealt evenly to the mesh."""
+  parts = degree(mesh, "batch") * accumulate
   if batch_size % parts:
     low = batch_size // parts * parts
     good = f"{low}, {low + parts}" if low else f"{parts}"
-    raise ValueError(f"data.batch_size {batch_size} does not divide by data * fsdp = {parts} of the mesh; "
-                     f"the nearest sizes that do: {good}.")
+    product = f"data * fsdp * train.accumulate = {parts}" if accumulate > 1 else f"data * fsdp = {parts} of the mesh"
+    raise ValueError(f"data.batch_size {batch_size} does not divide by {product}; the nearest sizes that do: {good}.")

@@ -79,6 +79,8 @@ def test_a_missing_key_is_named():
     ("sample.sampler", "eulr", "did you mean 'euler'"),
     ("mesh.data", 0, "each must be positive"),
     ("train.steps", 0, "train.steps is 0, expected at least 1"),
+    ("train.accumulate", 0, "train.accumulate is 0, expected at least 1"),
+    ("train.accumulate", 7, "nearest batch sizes that do: 63, 70; the nearest train.accumulate: 4, 8"),
 ])
 def test_a_bad_value_is_answered_with_what_was_expected(key, value, said):
   c = base.get_config()

@@ -67,5 +67,5 @@ REMAT = {
     # "xla" only the product with the values, because its softmax is needed again.
     "attention": lambda body: jax.checkpoint(body, prevent_cse=False, policy=_save_attention),
     "block": lambda body: jax.checkpoint(body, prevent_cse=False),  # tokens between blocks
-    "offload": _offloaded,  # tokens between blocks, in pinned host memory on GPUs; on CPU, where both are one, the same as "block"
+    "offload": _offloaded,  # tokens between blocks, in pinned host memory; on CPU, which has one memory, the same as "block"
 }

@@ -49,7 +49,7 @@ def train(cfg: Config, workdir: str) -> TrainState:
 def prepare(cfg: Config, workdir: str) -> Job:
   """The `Job` of a config.  What a user can get wrong is a ValueError here, and not in `run`."""
   mesh = meshes.make_mesh(cfg.mesh)
-  meshes.check_batch_size(mesh, cfg.data.batch_size)
+  meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)
   checkpoint.check_architecture(workdir, cfg)
   dataset = datasets.open_dataset(cfg.data.path, cfg.data.source)
   datasets.check_encoders(dataset.meta, cfg, encoders=registry.named(cfg.encoders))
@@ -211,7 +211,8 @@ def describe(cfg: Config, mesh: Mesh, state: TrainState) -> list[str]:
       "plan: " + " | ".join(map(str, plan_at(cfg, 0))),
       *(f"parameters: {size(tree):>13,} {name}" for name, tree in parts.items()),
       f"parameters: {size(state.params):>13,} in all",
-      f"batch: {cfg.data.batch_size}, {cfg.data.batch_size // meshes.degree(mesh, 'batch')} per device",
+      f"batch: {cfg.data.batch_size}, {cfg.data.batch_size // meshes.degree(mesh, 'batch')} per device"
+      + (f" in {cfg.train.accumulate} microbatches" if cfg.train.accumulate > 1 else ""),
       f"state: {held / 1e9:.3g} GB per device (weights, average, optimizer)",
   ]
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from motif_jax import sharding
 from motif_jax.config import Config
-from motif_jax.mesh import batch_sharding
+from motif_jax.mesh import batch_sharding, constrain
 from motif_jax.model.plan import Segment, make_plan
 from motif_jax.train import losses, optimizer as optimizers
 from motif_jax.train.state import TrainState, abstract_state
@@ -43,11 +43,12 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
       tapped, alignment (B,), all by keyword.
   """
   routed = any(segment.routed for segment in plan)
+  shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
 
   def step(state: TrainState, batch: dict):
     key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
     draws = losses.draw(key, cfg, batch["latents"].shape, routed=routed)
-    (_, parts), gradients = jax.value_and_grad(losses.objective, has_aux=True)(state.params, cfg, batch, draws, plan)
+    parts, gradients = accumulated(state.params, cfg, batch, draws, plan, shardings.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = moved_average(state.ema, params["model"], state.step, cfg.optimizer.ema)
@@ -55,7 +56,6 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
     measured = measure(**parts, t=draws.t, gradient_norm=optax.global_norm(gradients), learning_rate=rate)
     return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), measured
 
-  shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
   jitted = jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding(mesh)),
                    out_shardings=(shardings, NamedSharding(mesh, P())))
 
@@ -65,6 +65,39 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
 
   run.jitted = jitted
   return run
+
+
+def accumulated(params: dict, cfg: Config, batch: dict, draws: losses.Draws, plan: tuple[Segment, ...],
+                shardings: dict) -> tuple[dict, dict]:
+  """The parts of the objective, per sample, and the gradients of its mean, computed in `train.accumulate` microbatches.
+
+  Draws come in for the whole batch, so that the number of microbatches changes neither.  `shardings`: of the parameters, and so of
+  the gradients, which are summed in float32 where their parameter lies.
+  """
+  count = cfg.train.accumulate
+  gradient = jax.value_and_grad(losses.objective, has_aux=True)
+  if count == 1:
+    (_, parts), gradients = gradient(params, cfg, batch, draws, plan)
+    return parts, gradients
+
+  def add(total, rows):
+    (_, parts), new = gradient(params, cfg, *rows, plan)
+    total = jax.tree.map(lambda old, x: old + x.astype(jnp.float32) / count, total, new)
+    return jax.lax.with_sharding_constraint(total, shardings), parts
+
+  zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), params)
+  total, parts = jax.lax.scan(add, jax.lax.with_sharding_constraint(zeros, shardings), microbatches((batch, draws), count))
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1), parts), total
+
+
+def microbatches(tree, count: int):
+  """Each array (B, ...) of `tree` as (count, B / count, ...), each microbatch spread over the mesh as the batch was.
+
+  Microbatch i takes the rows i, i + count, ...  Rows lie in one piece on each device, so every device cuts its own; with
+  consecutive rows per microbatch the whole batch would move.
+  """
+  deal = lambda x: jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
+  return jax.tree.map(lambda x: constrain(deal(x), None, "batch", *(None,) * (x.ndim - 1)), tree)
 
 
 def moved_average(average: dict, params: dict, step: Array, decay: float) -> dict:
