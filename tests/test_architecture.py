@@ -21,7 +21,7 @@ LAYERS = (
     ("model/blocks", "model/alignment"),
     ("model/stack",),
     ("model/transformer", "encoders/*"),
-    ("train/state", "train/optimizer", "train/losses", "train/metrics", "weights/*", "sample", "budget"),
+    ("train/state", "train/optimizer", "train/losses", "train/metrics", "weights/*", "sample", "budget/*"),
     ("train/step", "train/checkpoint", "train/evaluate", "evaluate/*"),
     ("train/loop",),
 )
@@ -59,7 +59,7 @@ HOMES = {
 }
 NO_JAX = ("motif_jax/data/*",)  # data never touches a device
 # These, with all that they import, run on a bare GPU image with these packages.
-BARE = ("motif_jax/model/*", "motif_jax/flow/*", "motif_jax/train/step", "motif_jax/budget")
+BARE = ("motif_jax/model/*", "motif_jax/flow/*", "motif_jax/train/step", "motif_jax/budget/*")
 BARE_PACKAGES = {"jax", "flax", "optax", "einops", "chex", "numpy"}
 # clu's writers and periodic actions import TensorFlow; its metrics and parameter overview do not.
 BANNED = ("torch", "torchvision", "tensorflow", "transformers", "diffusers", "keras", "clu.metric_writers",

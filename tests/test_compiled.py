@@ -57,7 +57,8 @@ def test_counts_multiply_through_nested_loops(mesh):
 
   f = lambda x, weights: jax.lax.scan(outer, x, weights)[0]
   text = text_of(f, array((16, 24), mesh, P("column")), array((5, 24, 24), mesh, P(None, "column")))
-  assert set(compiled.collectives(text)) == {Collective("all-gather", 4 * 24 * 24, 5, 4), Collective("all-to-all", 4 * 4 * 24, 15, 4)}
+  assert set(compiled.collectives(text)) == {
+      Collective("all-gather", 4 * 24 * 24, 5, 4), Collective("all-to-all", 4 * 4 * 24, 15, 4)}
   assert compiled.matmul_flops(text) == 5 * 2 * 4 * 24 * 24  # of one device: 4 of the 16 rows
 
 

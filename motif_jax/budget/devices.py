@@ -1,0 +1,107 @@
+"""What fits on which device: memory against bytes, the largest batch, what dominates, and the nearest change that would fit."""
+
+import dataclasses
+import difflib
+
+from motif_jax.budget import memory
+from motif_jax.budget.workload import Split, Tokens, make_split
+from motif_jax.config import Config
+from motif_jax.config_rules import CHOICES
+from motif_jax.model.plan import Segment
+
+# Of a device's memory; the rest is for the driver's context, NCCL's buffers, cuDNN's workspaces and fragmentation.  An
+# assumption: measure it on the machine at hand.
+USABLE = 0.92
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """Peak figures of one device, by its maker's data sheet."""
+
+  memory: float  # bytes
+  flops: float  # per second, bfloat16 with float32 sums, dense
+  link: float  # bytes per second and direction to the devices of its node
+  network: float  # bytes per second and direction to other nodes
+  node: int = 8  # devices in a node
+
+
+DEVICES = {
+    # NVIDIA H100 data sheet (SXM): 80 GB, 1,979 TFLOP/s bfloat16 with sparsity, so half of it dense; NVLink 900 GB/s both ways.
+    # DGX H100 data sheet: a ConnectX-7 of 400 Gb/s for each GPU.
+    "h100": Device(80e9, 989.5e12, 450e9, 50e9),
+    # NVIDIA H200 data sheet (SXM): 141 GB; the chip, NVLink and DGX network of the H100.
+    "h200": Device(141e9, 989.5e12, 450e9, 50e9),
+    # NVIDIA A100 data sheet (80 GB SXM): 312 TFLOP/s bfloat16 dense, NVLink 600 GB/s both ways.  DGX A100 data sheet: 200 Gb/s
+    # for each GPU.
+    "a100-80": Device(80e9, 312e12, 300e9, 25e9),
+}
+
+
+def device_of(kind: str) -> Device:
+  """The device of that kind; ValueError with the known ones."""
+  if kind not in DEVICES:
+    close = difflib.get_close_matches(kind, DEVICES, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"device kind {kind!r} is not known; known kinds: {', '.join(DEVICES)}.{hint}")
+  return DEVICES[kind]
+
+
+def total(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, rows: int) -> float:
+  """Bytes of one device in a step."""
+  return sum(memory.step_bytes(cfg, tokens, plan, split, rows).values())
+
+
+def largest_rows(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, device: Device) -> int:
+  """The most samples that a device can have in a step, each microbatch taking an equal share; 0 if not even one fits."""
+  fits = lambda micro: total(cfg, tokens, plan, split, micro * split.accumulate) <= USABLE * device.memory
+  if not fits(1):
+    return 0
+  high = 2
+  while fits(high) and high < 1 << 20:
+    high *= 2
+  low = high // 2
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (middle, high) if fits(middle) else (low, middle)
+  return low * split.accumulate
+
+
+def dominant(parts: dict[str, float]) -> str:
+  """The largest of `parts` and its share: "one block (52 %)"."""
+  name = max(parts, key=parts.get)
+  return f"{name} ({100 * parts[name] / sum(parts.values()):.0f} %)"
+
+
+def nearest_fit(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, rows: int, device: Device) -> str | None:
+  """The mildest change with which `rows` samples per device fit, as a flag to set; None if none of the known ones is enough.
+
+  Tried in this order: attention without logits, a microbatch for each sample, stronger rematerialisation, these together, and
+  more of the devices along sequence.
+  """
+  fits = lambda changed, divided, count: total(changed, tokens, plan, divided, count) <= USABLE * device.memory
+  return next((flags for flags, *change in _changes(cfg, split, rows, tokens) if fits(*change)), None)
+
+
+def _changes(cfg, split, rows, tokens):
+  """(flags, config, split, rows per device), from mild to strong."""
+  fused, one_by_one = _with(cfg, attention="cudnn"), dataclasses.replace(split, accumulate=rows)
+  stronger = CHOICES["model.remat"][CHOICES["model.remat"].index(cfg.model.remat) + 1:]  # they stand in order of strength
+  yield "--config.model.attention=cudnn", fused, split, rows
+  yield f"--config.train.accumulate={rows}", cfg, one_by_one, rows
+  for name in stronger:
+    yield f"--config.model.remat={name}", _with(cfg, remat=name), split, rows
+  yield f"--config.model.attention=cudnn --config.train.accumulate={rows}", fused, one_by_one, rows
+  for name in stronger:
+    flags = f"--config.model.attention=cudnn --config.train.accumulate={rows} --config.model.remat={name}"
+    yield flags, _with(fused, remat=name), one_by_one, rows
+  for factor in (f for f in (2, 4, 8) if split.fsdp % f == 0 and tokens.video % (split.sequence * f) == 0):
+    sizes = (split.data, split.fsdp // factor, split.sequence * factor)
+    more = rows * factor  # fewer devices share the batch
+    cut = make_split(sizes, cfg.model.heads, accumulate=more)
+    flags = f"--config.mesh.fsdp={sizes[1]} --config.mesh.sequence={sizes[2]} --config.train.accumulate={more}"
+    yield flags, cfg, cut, more
+    yield f"--config.model.attention=cudnn {flags}", fused, cut, more
+
+
+def _with(cfg, **model):
+  return dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, **model))

@@ -1,0 +1,178 @@
+"""FLOPs of the network, in closed form: a product of (m, k) with (k, n) is 2 m n k; what is elementwise counts nothing.
+
+Model FLOPs are three dense forward passes: the usual measure of what a step achieves.  Executed FLOPs are what the devices do:
+routed spans see fewer tokens, rematerialisation repeats, attention backends repeat and pad, the alignment projector adds.  Halves
+that nobody reads (the text of the last single block, the encoder tokens of the last decoder block) are computed today: a scan
+runs all blocks of a kind alike.
+"""
+
+import dataclasses
+
+from motif_jax.budget.workload import Split, Tokens, kept
+from motif_jax.config import AlignmentConfig, Config, ModelConfig
+from motif_jax.model.attention import CHUNK
+from motif_jax.model.plan import Segment, make_plan
+from motif_jax.model.transformer import TIME_FEATURES
+
+ONE = Split()  # one device
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+  """Of dense layers and of attention's two products, apart, because hardware runs them at different rates."""
+
+  dense: float = 0
+  attention: float = 0
+
+  @property
+  def total(self) -> float:
+    return self.dense + self.attention
+
+  def __add__(self, other: "Flops") -> "Flops":
+    return Flops(self.dense + other.dense, self.attention + other.attention)
+
+  def __mul__(self, times: float) -> "Flops":
+    return Flops(self.dense * times, self.attention * times)
+
+
+def dual(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
+  """A dual-stream block on one sample: for each stream q, k, v, out, MLP and modulation; one joint attention."""
+  video, width = tokens.video / split.sequence, cfg.width
+  modulation = 2 * 2 * width * 6 * width
+  block = Flops(_layers(cfg) * (video + tokens.context) + modulation, _attention(cfg, tokens.video, tokens.context, split))
+  return block + (_cross(cfg, tokens, split, shared=False) if cfg.cross_attention.dual else Flops())
+
+
+def single(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
+  """A single-stream block of the encoder stage on one sample, with its cross-attention."""
+  video, width = tokens.video / split.sequence, cfg.width
+  modulation = 2 * width * 3 * width
+  block = Flops(_layers(cfg) * (video + tokens.context) + modulation, _attention(cfg, tokens.video, tokens.context, split))
+  kind = cfg.cross_attention.kind
+  return block + (Flops() if kind == "none" else _cross(cfg, tokens, split, shared=kind == "shared"))
+
+
+def decoder(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
+  """A decoder block on one sample: a single-stream block over twice the video tokens, without text and cross-attention."""
+  video, width = tokens.video / split.sequence, cfg.width
+  return Flops(_layers(cfg) * 2 * video + 2 * width * 3 * width, _attention(cfg, 2 * tokens.video, 0, split))
+
+
+def _layers(cfg):
+  """Per token: q, k, v, out, and the two layers of the MLP."""
+  return 2 * (4 + 2 * cfg.mlp_ratio) * cfg.width**2
+
+
+def _attention(cfg, video, context, split):
+  """Queries times keys and weights times values.  A device holds 1 / heads of the heads and 1 / keys of the video's queries; the
+  context, replicated over the sequence axis, gives all its queries on each of the devices that share keys."""
+  queries = _padded(cfg, video / split.keys + context)
+  return 2 * 2 * queries * (video + context) * cfg.width / split.heads
+
+
+def _padded(cfg, queries):
+  """The chunked backend fills up its last block of queries."""
+  size = min(CHUNK, queries)
+  return -(-queries // size) * size if cfg.attention == "chunked" else queries
+
+
+def _cross(cfg, tokens, split, *, shared):
+  """New queries and an output for the video; keys and values of the text only where they are not the block's own."""
+  video, width = tokens.video / split.sequence, cfg.width
+  dense = 2 * 2 * video * width**2 + (0 if shared else 2 * 2 * tokens.text * width**2)
+  return Flops(dense, 2 * 2 * _padded(cfg, tokens.video / split.sequence) * tokens.text * width)
+
+
+FORWARD = {"dual": dual, "single": single, "decoder": decoder}
+
+
+def embedders(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> dict[str, float]:
+  """Of one sample, by name: what stands before the blocks and after them."""
+  width, patch = cfg.width, cfg.patch[0] * cfg.patch[1] * cfg.patch[2]
+  video = tokens.video / split.sequence
+  parts = {
+      "video_embed": 2 * video * (2 * cfg.latent_channels + 1) * patch * width,
+      "text_embed": 2 * tokens.text * (cfg.text_dim + width) * width,
+      "time_embed": 2 * (TIME_FEATURES + width) * width,
+      "output": 2 * video * width * cfg.latent_channels * patch + 2 * width * 2 * width,
+  }
+  if tokens.image:
+    parts["image_embed"] = 2 * tokens.image * (cfg.image_dim + width) * cfg.image_dim
+  return parts
+
+
+def forward(cfg: ModelConfig, tokens: Tokens) -> Flops:
+  """Of one dense forward pass on one sample."""
+  blocks = [FORWARD[segment.kind](cfg, tokens) * (segment.stop - segment.start) for segment in make_plan(cfg.depths)]
+  return sum(blocks, Flops(sum(embedders(cfg, tokens).values())))
+
+
+def model_flops(cfg: ModelConfig, tokens: Tokens) -> Flops:
+  """Of training on one sample, as papers count: the backward pass is twice the dense forward pass."""
+  return forward(dataclasses.replace(cfg, attention="xla"), tokens) * 3  # no padding
+
+
+def executed(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split = ONE) -> dict[str, Flops]:
+  """Of training on one sample on one device, by part: each kind of block, routed or not, the embedders, the projector."""
+  parts: dict[str, Flops] = {}
+  for segment in plan:
+    seen = kept(cfg, tokens) if segment.routed else tokens
+    name = segment.kind + (" routed" if segment.routed else "")
+    once = FORWARD[segment.kind](cfg.model, seen, split) * (segment.stop - segment.start)
+    parts[name] = parts.get(name, Flops()) + trained(cfg.model, once)
+    if segment.tap:
+      parts["alignment"] = Flops(3 * projector(cfg.alignment, cfg.model.width) * seen.video / split.sequence)
+  parts["embedders"] = Flops(_trained_embedders(cfg.model, tokens, split))
+  return parts
+
+
+def trained(cfg: ModelConfig, once: Flops) -> Flops:
+  """What a block costs in training that costs `once` forward: forward, recomputed and backward passes.
+
+  The backward pass has two products for each of the forward's; every backend of attention but the plain one keeps no weights, so
+  it repeats queries times keys, half of its forward, in the backward pass.
+  """
+  again = REPEATED[cfg.remat]
+  if cfg.attention == "xla":
+    attention = 3 + again.plain
+  else:
+    attention = 3 + again.fused + 0.5
+  return Flops(once.dense * (3 + again.dense), once.attention * attention)
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+  """Forward passes that a policy of rematerialisation repeats, as shares of one."""
+
+  dense: float
+  plain: float  # of attention that keeps its weights for the backward pass ("xla")
+  fused: float  # of attention that does not ("chunked", "cudnn"), beyond its own
+
+
+# By the names of `model.stack.REMAT`.  With attention's output saved, the plain backend needs its weights again, but not their
+# product with the values.
+REPEATED = {
+    "none": Repeated(dense=0, plain=0, fused=0),
+    "attention": Repeated(dense=1, plain=0.5, fused=0),
+    "block": Repeated(dense=1, plain=1, fused=1),
+    "offload": Repeated(dense=1, plain=1, fused=1),
+}
+
+
+def projector(cfg: AlignmentConfig, width: int) -> float:
+  """Of the alignment projector's three layers, forward, per token."""
+  return 2 * (width * cfg.hidden + cfg.hidden**2 + cfg.hidden * cfg.teacher_dim)
+
+
+def _trained_embedders(cfg, tokens, split):
+  """Three times forward, but nobody asks for the gradient of what they read: the first layer of each has one product less."""
+  parts = embedders(cfg, tokens, split)
+  first = parts["video_embed"] + 2 * tokens.text * cfg.text_dim * cfg.width + 2 * TIME_FEATURES * cfg.width
+  return 3 * sum(parts.values()) - first
+
+
+def muon(matrices: list[tuple[int, int]], steps: int = 5) -> float:
+  """Of Muon's update of matrices (rows, columns), once per step: each of its `steps` Newton-Schulz iterations is X Xᵀ, its
+  square, and their product with X, with the smaller side first (Jordan et al. 2024; `optax.contrib.scale_by_muon`)."""
+  sides = [(min(m), max(m)) for m in matrices]
+  return steps * sum(2 * 2 * a * a * b + 2 * a**3 for a, b in sides)
