@@ -1,6 +1,8 @@
 """Trains a model: python -m launch.train --config=configs/smoke.py --workdir=DIR [--config.train.steps=100 ...]
 
 Goes on from the newest checkpoint in the work directory.  TensorBoard reads the same directory.  Control-C saves and leaves.
+Several processes become one with --distributed (SLURM and others), or with --coordinator, --processes and --process_id; the work
+directory and the data must be the same folders for all of them.
 """
 
 import sys
@@ -9,11 +11,15 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from launch import arguments
-from motif_jax import config
+from motif_jax import config, distributed
 from motif_jax.train import loop
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and TensorBoard files go.")
+DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "One of several processes; jax finds the others from the cluster.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where jax cannot find it.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -21,6 +27,8 @@ def main(argv: list[str]) -> None:
     arguments.quiet()  # --verbosity=0 lets them speak
   try:
     arguments.check_no_others(argv)
+    distributed.join(coordinator=COORDINATOR.value, processes=PROCESSES.value, process_id=PROCESS_ID.value,
+                     detect=DISTRIBUTED.value)
     job = loop.prepare(config.from_config_dict(CONFIG.value), WORKDIR.value)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")

@@ -20,9 +20,10 @@ CHOICES = {
 }
 # Numbers that must be at least 1, and that must be positive.
 COUNTS = (
-    "model.latent_channels", "model.width", "model.heads", "model.mlp_ratio", "model.text_dim", "route.groups",
-    "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "train.steps",
-    "train.accumulate", "train.log_every", "train.validate_every", "train.validation_batches", "train.sample_every", "train.save_every", "train.keep", "sample.steps", "sample.fps",
+    "model.latent_channels", "model.width", "model.heads", "model.mlp_ratio", "model.unroll", "model.text_dim",
+    "route.groups", "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "train.steps",
+    "train.accumulate", "train.log_every", "train.validate_every", "train.validation_batches", "train.sample_every",
+    "train.save_every", "train.keep", "sample.steps", "sample.fps",
 )
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",

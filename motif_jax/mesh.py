@@ -6,6 +6,7 @@ does `jax.shard_map` when no mesh is given.  The current mesh is part of jit's c
 enter it themselves.
 """
 
+import collections
 import itertools
 import math
 
@@ -24,12 +25,39 @@ ACTIVATION_AXES = {"batch": ("data", "fsdp"), "video": ("sequence",), None: ()}
 def make_mesh(cfg: MeshConfig, *, devices=None) -> Mesh:
   """The mesh (data, fsdp, sequence) over `devices` (default: all of them), with -1 resolved.
 
-  Devices are ordered by process, and `data` is the slowest axis: fsdp and sequence stay inside a node where they fit in one.
+  Devices are ordered by node, and `data` is the slowest axis: fsdp and sequence, which talk in every block, stay inside a node
+  where they fit in one, and only the gradients of `data` travel between nodes.
   """
   devices = jax.devices() if devices is None else devices
   sizes = _resolve((cfg.data, cfg.fsdp, cfg.sequence), len(devices))
-  # Auto written out: jax.make_mesh defaults to Explicit.  The first argument by position: its name differs between versions.
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  return Mesh(by_node(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def by_node(devices, sizes: tuple[int, int, int]) -> np.ndarray:
+  """`devices` as an array of `sizes`, node after node; ValueError if a group of fsdp * sequence would lie on parts of nodes."""
+  inner, counts = sizes[1] * sizes[2], sorted(set(collections.Counter(map(node_of, devices)).values()))
+  if any(count % inner and inner % count for count in counts):
+    fitting = [d for d in range(1, counts[0] + 1) if all(count % d == 0 for count in counts)]
+    nearest = sorted(sorted(fitting, key=lambda d: abs(d - inner))[:2])
+    raise ValueError(f"mesh fsdp * sequence = {inner} devices would lie on parts of nodes, which have {counts} devices; the "
+                     f"nearest products that fit: {', '.join(map(str, nearest))}.")
+  return np.array(sorted(devices, key=lambda d: (node_of(d), d.process_index, d.id))).reshape(sizes)
+
+
+def node_of(device) -> int:
+  """The number of the host, or other fast network, of a device; jax numbers them where there are several processes."""
+  index = getattr(device, "slice_index", None)
+  return device.process_index if index is None else index
+
+
+def nodes_of(mesh: Mesh) -> int:
+  """The number of nodes that the devices of `mesh` stand in."""
+  return len(set(map(node_of, mesh.devices.flat)))
+
+
+def crosses_nodes(mesh: Mesh) -> bool:
+  """Whether some group along fsdp and sequence stands in more than one node: it works, and is slow."""
+  return any(len(set(map(node_of, group.flat))) > 1 for group in mesh.devices)
 
 
 def _resolve(sizes, count):
@@ -73,10 +101,22 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(ACTIVATION_AXES["batch"]))
 
 
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+  """(index, count): this process reads part `index` of the `count` equal parts of every batch.
+
+  Processes that share a sequence read the same part.
+  """
+  parts = degree(mesh, "batch")
+  ours = {index[0].indices(parts)[0] for index in batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()}
+  first, size = min(ours), len(ours)
+  assert ours == set(range(first, first + size)) and first % size == 0 and parts % size == 0, (ours, parts)
+  return first // size, parts // size
+
+
 def global_batch(mesh: Mesh, host_batch):
   """The tree `host_batch` of numpy arrays as global arrays, rows sharded over data and fsdp.
 
-  With several processes each passes its own rows, in the order of the processes, and the result holds all of them.
+  With several processes each passes its own rows, see `batch_share`, and the result holds all of them.
   """
   sharding = batch_sharding(mesh)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), host_batch)

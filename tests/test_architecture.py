@@ -16,13 +16,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
     ("config", "config_rules", "compiled", "flow/*"),
     ("model/plan", "model/rope", "model/conditioning", "data/record"),
-    ("mesh", "model/routing"),
+    ("mesh", "distributed", "model/routing"),
     ("sharding", "model/layers", "model/attention", "data/*"),
     ("model/blocks", "model/alignment"),
     ("model/stack",),
     ("model/transformer", "encoders/*"),
     ("train/state", "train/optimizer", "train/losses", "train/metrics", "weights/*", "sample", "budget/*"),
-    ("train/step", "train/checkpoint", "train/evaluate", "evaluate/*"),
+    ("train/step", "train/checkpoint", "train/evaluate", "train/interrupt", "evaluate/*"),
     ("train/loop",),
 )
 # Beyond the layers: (files, modules of ours that they never import, why).

@@ -1,5 +1,7 @@
 """Claims about the mesh: sizes, errors that name sizes that work, and what constrain and global_batch do."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
@@ -34,6 +36,35 @@ def test_impossible_size_names_sizes_that_work(asked, named):
   with pytest.raises(ValueError, match="nearest sizes that work") as error:
     _mesh(*asked)
   assert named in str(error.value) and "there are 8" in str(error.value)
+
+
+def _devices(nodes, each):
+  """Devices of several hosts, a process each, in an order that mixes them."""
+  devices = [types.SimpleNamespace(id=10 * node + i, process_index=nodes - node, slice_index=node)
+             for i in reversed(range(each)) for node in range(nodes)]
+  return devices
+
+
+def test_fsdp_and_sequence_lie_inside_a_node_and_data_across():
+  devices = mesh_lib.by_node(_devices(nodes=3, each=8), (6, 2, 2))
+  assert [[d.id for d in group.flat] for group in devices] == [
+      [10 * node + 4 * half + i for i in range(4)] for node in range(3) for half in range(2)]
+  assert not mesh_lib.crosses_nodes(types.SimpleNamespace(devices=devices))
+
+
+def test_groups_of_whole_nodes_work_and_are_noticed():
+  mesh = types.SimpleNamespace(devices=mesh_lib.by_node(_devices(nodes=4, each=4), (2, 8, 1)))
+  assert mesh_lib.crosses_nodes(mesh) and mesh_lib.nodes_of(mesh) == 4
+
+
+def test_groups_on_parts_of_nodes_are_refused_with_the_nearest_that_fit():
+  with pytest.raises(ValueError, match=r"fsdp \* sequence = 6 .* parts of nodes, which have \[4\] devices; .* that fit: 2, 4"):
+    mesh_lib.by_node(_devices(nodes=3, each=4), (2, 6, 1))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 1, 8)])
+def test_one_process_reads_the_whole_batch(sizes):
+  assert mesh_lib.batch_share(_mesh(*sizes)) == (0, 1)
 
 
 def test_constrain_without_a_mesh_is_the_same_array():

@@ -6,7 +6,6 @@ The interesting part is `run`.  It knows no data set: batches come from a functi
 import contextlib
 import dataclasses
 import math
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from motif_jax.encoders import registry
 from motif_jax.model import routing
 from motif_jax.train import checkpoint, metrics
 from motif_jax.train.evaluate import make_validation_step, validate
+from motif_jax.train.interrupt import Interrupt
 from motif_jax.train.losses import token_grid
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state, init_state
@@ -55,7 +55,8 @@ def prepare(cfg: Config, workdir: str) -> Job:
   datasets.check_encoders(dataset.meta, cfg, encoders=registry.named(cfg.encoders))
   for part in dataset.meta.parts:
     check_bucket(cfg, mesh, buckets.name(part.bucket), part.spec.grid)
-  share = dict(process_index=jax.process_index(), process_count=jax.process_count())
+  index, count = meshes.batch_share(mesh)
+  share = dict(process_index=index, process_count=count)
   return Job(
       cfg, workdir, mesh, make_optimizer(cfg.optimizer, steps=cfg.train.steps),
       batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, **share),
@@ -86,13 +87,14 @@ def run(job: Job) -> TrainState:
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(checkpoint.make_manager(job.workdir, keep=cfg.train.keep))
     writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir)))
-    interrupt = stack.enter_context(Interrupt())
+    interrupt = stack.enter_context(Interrupt(mesh))
     state = checkpoint.restore(manager, abstract, cfg, mesh)
     state = init_state(jax.random.key(cfg.seed), cfg, mesh, optimizer) if state is None else state
     start = int(state.step)
     say(*describe(cfg, mesh, abstract), f"from step {start} to {cfg.train.steps} in {job.workdir}")
     source = stack.enter_context(contextlib.closing(job.batches(start)))
     report, tasks = Report(cfg, writer), _tasks(job, writer, manager)
+    interrupted = False
     for step in range(start, cfg.train.steps):
       plan = plan_at(cfg, step)
       if plan not in steps:
@@ -100,7 +102,8 @@ def run(job: Job) -> TrainState:
       _, batch = next(source)
       state, measured = steps[plan](state, meshes.global_batch(mesh, batch))
       report.add(step + 1, measured, tokens=cfg.data.batch_size * math.prod(token_grid(cfg, batch["latents"].shape)))
-      if interrupt.asked:
+      interrupted = interrupt.agreed()
+      if interrupted:
         break
       for every, task in tasks:
         if (step + 1) % every == 0 or step + 1 == cfg.train.steps:
@@ -108,7 +111,7 @@ def run(job: Job) -> TrainState:
             task(step + 1, state)
     report.flush()
     checkpoint.save(manager, state, cfg)
-    say(f"{'interrupted' if interrupt.asked else 'done'}: step {int(state.step)} is saved in {job.workdir}")
+    say(f"{'interrupted' if interrupted else 'done'}: step {int(state.step)} is saved in {job.workdir}")
   return state
 
 
@@ -183,31 +186,18 @@ class Previews:
     return {f"{i:02d} {prompt}": frames[i] for i, prompt in enumerate(cfg.prompts)}
 
 
-class Interrupt:
-  """A context in which the first SIGINT or SIGTERM only sets `asked`; a second one does what it always did."""
-
-  def __enter__(self):
-    self.asked = False
-    self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-    return self
-
-  def __exit__(self, *_):
-    for number, handler in self._old.items():
-      signal.signal(number, handler)
-
-  def _note(self, number, frame):
-    self.asked = True
-    signal.signal(number, self._old[number])
-
-
 def describe(cfg: Config, mesh: Mesh, state: TrainState) -> list[str]:
   """What is about to run, in lines: mesh, plan, parameters by part, batch and state per device."""
   size = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
   parts = state.params["model"] | {name: tree for name, tree in state.params.items() if name != "model"}
   held = sharding.bytes_per_device(state, sharding.state_shardings(state, mesh))
   axes = ", ".join(f"{name} {count}" for name, count in mesh.shape.items())
+  nodes = meshes.nodes_of(mesh)
   return [
-      f"mesh: {axes}, of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s) in {jax.process_count()} process(es)",
+      f"mesh: {axes}, of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s) in {jax.process_count()} process(es) "
+      f"on {nodes} node(s)",
+      *(["mesh: fsdp and sequence reach across nodes, so weights and tokens travel the slow network in every block"]
+        if meshes.crosses_nodes(mesh) else []),
       "plan: " + " | ".join(map(str, plan_at(cfg, 0))),
       *(f"parameters: {size(tree):>13,} {name}" for name, tree in parts.items()),
       f"parameters: {size(state.params):>13,} in all",

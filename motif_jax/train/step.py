@@ -71,8 +71,8 @@ def accumulated(params: dict, cfg: Config, batch: dict, draws: losses.Draws, pla
                 shardings: dict) -> tuple[dict, dict]:
   """The parts of the objective, per sample, and the gradients of its mean, computed in `train.accumulate` microbatches.
 
-  Draws come in for the whole batch, so that the number of microbatches changes neither.  `shardings`: of the parameters, and so of
-  the gradients, which are summed in float32 where their parameter lies.
+  Draws come in for the whole batch, so that the number of microbatches changes neither.  `shardings`: of the parameters, and so
+  of the gradients, which are summed in float32 where their parameter lies.
   """
   count = cfg.train.accumulate
   gradient = jax.value_and_grad(losses.objective, has_aux=True)

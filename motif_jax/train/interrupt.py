@@ -1,0 +1,46 @@
+"""Being told to stop: the signal of a scheduler, or Control-C, on any process."""
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+
+class Interrupt:
+  """A context in which the first SIGINT or SIGTERM is only noted; a second one does what it always did.
+
+  `agreed` must be called at every step on every process: a signal reaches one process, and all of them must leave after the same
+  step, because the others would wait for ever in its next collective.
+  """
+
+  def __init__(self, mesh: Mesh):
+    self._noted, self._pending = False, None
+    self._local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    self._sharding = NamedSharding(mesh, P(mesh.axis_names))  # one vote per device
+    self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
+
+  def __enter__(self):
+    self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
+
+  def agreed(self) -> bool:
+    """Whether some process was told to stop: the same answer on all of them.
+
+    With several processes it is the answer to the votes of the call before, which the devices have counted meanwhile: asking for
+    those of this one would wait for the step under way.
+    """
+    if jax.process_count() == 1:
+      return self._noted
+    votes = jax.make_array_from_process_local_data(self._sharding, np.full(len(self._local), self._noted))
+    counted, self._pending = self._pending, self._any(votes)
+    return counted is not None and bool(counted)
+
+  def _note(self, number, frame):
+    self._noted = True
+    signal.signal(number, self._old[number])

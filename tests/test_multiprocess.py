@@ -1,0 +1,144 @@
+"""Claims about several processes on one machine: they are one program, one run, and they stop together."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from motif_jax import distributed, mesh as meshes
+from motif_jax.config import MeshConfig
+from tests import one_step
+from tests.test_end_to_end import TINY, launch
+
+ROOT = pathlib.Path(__file__).parent.parent
+PATIENCE = 240  # seconds until a hanging process is killed; no claim about speed
+
+
+def _free_port() -> int:
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    return s.getsockname()[1]
+
+
+class Processes(contextlib.ExitStack):
+  """The same module several times, each on `devices` virtual CPU devices; who is not gone at the end is killed."""
+
+  def __init__(self, folder, count, arguments, *, devices):
+    """`arguments`: (port, process id) -> the command line after `python -m`."""
+    super().__init__()
+    self.outputs = [folder / f"process{i}.txt" for i in range(count)]
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
+                                "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
+    port, self.started = _free_port(), []
+    self.callback(self._end)
+    for i, output in enumerate(self.outputs):
+      command = [sys.executable, "-m", *arguments(port, i)]
+      with output.open("w") as file:
+        self.started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT))
+
+  def _end(self):
+    for process in self.started:
+      if process.poll() is None:
+        process.kill()
+      process.wait()
+
+  def said(self, i=0) -> str:
+    """What process `i` has printed so far."""
+    return self.outputs[i].read_text()
+
+  def until(self, holds):
+    """Waits until `holds()`; fails if a process ends in error or nothing happens for long."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+      assert time.monotonic() < deadline and not any(p.poll() for p in self.started), self._all_said()
+      time.sleep(0.05)
+
+  def join(self):
+    """Waits until all have ended; fails if one did in error."""
+    self.until(lambda: all(p.poll() == 0 for p in self.started))
+
+  def _all_said(self):
+    return "\n".join(f"--- process {i}: {p.poll()}\n{self.said(i)[-3000:]}" for i, p in enumerate(self.started))
+
+
+@functools.cache
+def _alone():
+  return one_step.run(meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("processes, devices, sizes, accumulate", [
+    (2, 2, (2, 1, 2), 2),  # a sequence inside each process
+    (4, 1, (1, 2, 2), 1),  # fsdp and sequence reach across processes, and two of them read the same rows
+])
+def test_several_processes_take_the_step_of_one(tmp_path, processes, devices, sizes, accumulate):
+  command = lambda port, i: ["tests.one_step", *map(str, (port, processes, i, tmp_path / "result", *sizes, accumulate))]
+  with Processes(tmp_path, processes, command, devices=devices) as running:
+    expected = _alone()
+    running.join()
+  one_step.assert_same(pickle.loads((tmp_path / "result").read_bytes()), expected)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("multiprocess")
+  launch("render", f"--output={folder}/clips", "--count=24")
+  launch("encode", "--config=configs/smoke.py", f"--source={folder}/clips", f"--output={folder}/dataset")
+  return folder / "dataset"
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on(tmp_path, dataset):
+  def training(*changes):
+    flags = [*TINY, "--config.optimizer.kind=adamw", f"--config.data.path={dataset}", f"--workdir={tmp_path}/work", *changes]
+    return lambda port, i: ["launch.train", *flags, f"--coordinator=localhost:{port}", "--processes=2", f"--process_id={i}"]
+
+  with Processes(tmp_path, 2, training("--config.train.steps=1000000"), devices=1) as running:
+    running.until(lambda: "step 4/" in running.said())  # after a validation, previews and a save
+    running.started[1].send_signal(signal.SIGTERM)
+    running.join()
+    said, other = running.said(0), running.said(1)
+  assert "of 2 cpu device(s) in 2 process(es) on 1 node(s)" in said and "batch: 4, 2 per device" in said
+  assert "validation loss" in said and "step" not in other  # one of them speaks
+  step = int(re.search(r"interrupted: step (\d+) is saved", said)[1])
+  assert step >= 4
+  rest = training(f"--config.train.steps={step + 2}", "--config.sample.prompts=()", "--config.data.validation=0.0")
+  with Processes(tmp_path, 2, rest, devices=1) as running:
+    running.join()
+    said = running.said()
+  assert f"from step {step} to {step + 2}" in said and f"done: step {step + 2} is saved" in said
+  assert len(list((tmp_path / "work").glob("events*"))) == 2  # one of each run
+
+
+@pytest.mark.parametrize("given, said", [
+    (dict(coordinator="a:1"), "--coordinator came without --processes, --process_id; give"),
+    (dict(processes=2, process_id=0), "--processes, --process_id came without --coordinator"),
+    (dict(coordinator="a:1", processes=2, process_id=0, detect=True), "came with --distributed, which finds them by itself"),
+    (dict(coordinator="a", processes=2, process_id=0), "expected host:port"),
+    (dict(coordinator="a:1", processes=2, process_id=2), "--process_id is 2, expected 0 to --processes - 1 = 1"),
+])
+def test_half_of_what_joins_processes_is_a_clear_error(given, said):
+  with pytest.raises(ValueError, match=said):
+    distributed.join(**dict(coordinator=None, processes=None, process_id=None) | given)
+
+
+def test_no_cluster_to_be_found_is_a_clear_error(tmp_path):
+  said = launch("train", *TINY, f"--workdir={tmp_path}", "--distributed", fails=True)
+  assert "error: jax cannot tell which process this is" in said and "give --coordinator, --processes, --process_id" in said
+
+
+def test_a_slurm_task_among_others_does_not_train_by_itself(monkeypatch):
+  nothing = dict(coordinator=None, processes=None, process_id=None)
+  distributed.join(**nothing)
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+  with pytest.raises(ValueError, match="one of 4 tasks of a SLURM step.*add --distributed"):
+    distributed.join(**nothing)
