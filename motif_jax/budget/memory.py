@@ -82,6 +82,16 @@ def moments_of(cfg: Config, path: str) -> int:
   return 1 if cfg.optimizer.kind == "muon" and re.fullmatch(MUON, path) else 2
 
 
+def muon_matrices(cfg: Config) -> list[tuple[int, int]]:
+  """(rows, columns) of each matrix that Muon moves, every layer's its own; heads count as columns, in the way out as rows."""
+  found = []
+  for path, shape in parameters(cfg).items():
+    if re.fullmatch(MUON, path):
+      columns = shape[-1] if path.endswith("out/kernel") else math.prod(shape[2:])
+      found += [(math.prod(shape[1:]) // columns, columns)] * shape[0]
+  return found
+
+
 def block_parameters(cfg: Config, kind: str) -> int:
   """Of one block of a kind."""
   return sum(math.prod(shape) for path, shape in parameters(cfg).items() if path.startswith(f"{kind}/")) // getattr(

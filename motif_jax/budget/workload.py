@@ -82,8 +82,8 @@ def check_split(cfg: Config, split: Split, tokens: Tokens) -> None:
   if cfg.route.keep < 1:
     routing.kept_per_group(tokens.video, cfg.route.keep, cfg.route.groups)  # raises
     if cfg.route.groups % split.sequence:
-      raise ValueError(f"route.groups {cfg.route.groups} is not a multiple of mesh.sequence = {split.sequence}: a group would lie "
-                       f"on two devices; set route.groups to a multiple of {split.sequence}.")
+      raise ValueError(f"route.groups {cfg.route.groups} is not a multiple of mesh.sequence = {split.sequence}: a group would "
+                       f"lie on two devices; set route.groups to a multiple of {split.sequence}.")
 
 
 def kept(cfg: Config, tokens: Tokens) -> Tokens:

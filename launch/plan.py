@@ -1,0 +1,274 @@
+"""What a run will cost, before it is launched: python -m launch.plan --config=configs/motif_2b.py --devices=8 --device_kind=h200
+
+Tokens, FLOPs, bytes, what fits, collectives and shardings by closed forms (`motif_jax/budget`), on any machine, in seconds; with
+--compile the compiler's own figures beside them, from the step compiled for as many virtual CPU devices.
+"""
+
+import dataclasses
+import math
+import os
+import sys
+import time
+
+from absl import app, flags
+import jax
+from ml_collections import config_flags
+
+from launch import arguments
+from motif_jax import compiled, config, mesh as meshes, sharding
+from motif_jax.budget import devices, flops, memory, recipe, traffic, workload
+from motif_jax.data import buckets
+from motif_jax.encoders import registry
+from motif_jax.train import step
+from motif_jax.train.optimizer import make_optimizer
+from motif_jax.train.state import abstract_state
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
+DEVICES = flags.DEFINE_integer("devices", 8, "Devices of the run.")
+KIND = flags.DEFINE_string("device_kind", "h200", f"One of {', '.join(devices.DEVICES)}.")
+BUCKETS = flags.DEFINE_string("buckets", "", "FRAMESxHEIGHTxWIDTH,...; default: the recipe's, or sample.bucket if it is no such.")
+STRIDES = flags.DEFINE_list("strides", None, "Pixels per latent in (time, height, width); default: the codec's or Wan 2.1's.")
+UTILISATION = flags.DEFINE_float("utilisation", 0.4, "Assumed share of the device's peak that executed FLOPs reach.")
+COMPILE = flags.DEFINE_bool("compile", False, "Compile each executable for virtual CPU devices and compare; takes minutes.")
+RECIPE = flags.DEFINE_bool("recipe", True, "Print the hours of the ten-stage recipe.")
+TEACHER_GRID = (16, 16)  # of a teacher's features, where the compiled step wants some: V-JEPA 2 at 256 pixels
+BLURS = 4  # of the first frame in a record
+WAN = (4, 8, 8)  # strides of the released codec
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Flags, read and checked."""
+
+  cfg: config.Config
+  mesh: jax.sharding.Mesh
+  split: workload.Split
+  kind: str
+  device: devices.Device
+  buckets: tuple[config.BucketConfig, ...]
+  strides: tuple[int, int, int]
+  utilisation: float
+
+  @property
+  def rows(self) -> int:
+    return self.cfg.data.batch_size // self.split.batch
+
+
+def prepare(cfg, *, count, kind, names, strides, utilisation) -> Job:
+  """The `Job` of the flags; ValueError says what is wrong with them."""
+  if count < 1:
+    raise ValueError(f"--devices={count}: expected at least 1 device.")
+  device = devices.device_of(kind)
+  mesh = meshes.make_mesh(cfg.mesh, devices=virtual_devices(count))
+  meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)
+  split = workload.make_split(tuple(mesh.shape.values()), cfg.model.heads, accumulate=cfg.train.accumulate)
+  usual = recipe.BUCKETS if cfg.sample.bucket in recipe.BUCKETS else (cfg.sample.bucket,)
+  job = Job(cfg, mesh, split, kind, device, buckets.parse(names)[::-1] if names else usual, strides_of(cfg, strides), utilisation)
+  recipe.costs(cfg, device, utilisation=utilisation, strides=job.strides, stages=())
+  for bucket in job.buckets:
+    workload.check_split(cfg, split, tokens_of(job, bucket))
+  return job
+
+
+def virtual_devices(count: int) -> list:
+  """That many CPU devices; they stand for those of the run, so that the checks of meshes are the run's own."""
+  if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", count)
+  found = jax.devices("cpu")
+  if len(found) < count:
+    raise ValueError(f"--devices={count}, but XLA_FLAGS makes {len(found)} virtual devices; unset XLA_FLAGS.")
+  return found[:count]
+
+
+def strides_of(cfg, given) -> tuple[int, int, int]:
+  """The codec's strides: as given, or of the config's codec where its channels are the model's, or of the released one."""
+  if given:
+    if len(given) != 3 or not all(s.isdigit() and int(s) for s in given):
+      raise ValueError(f"--strides={','.join(given)}: expected three positive whole numbers (time, height, width) such as 4,8,8.")
+    return tuple(map(int, given))
+  codec = registry.named(cfg.encoders)[0]
+  return tuple(codec.strides) if codec.channels == cfg.model.latent_channels else WAN
+
+
+def tokens_of(job: Job, bucket) -> workload.Tokens:
+  return workload.tokens_of(job.cfg.model, workload.latent_grid(bucket, job.strides), job.cfg.data.text_tokens)
+
+
+def plans_of(cfg) -> dict:
+  """Plan -> the first step that runs it."""
+  return {step.plan_at(cfg, first): first for first in sorted({0, cfg.route.last_step, cfg.alignment.last_step}, reverse=True)}
+
+
+def head(job: Job) -> list[str]:
+  """What was given and what is assumed."""
+  split, device, cfg = job.split, job.device, job.cfg
+  inner = split.fsdp * split.sequence
+  lines = [
+      f"{split.devices} x {job.kind}: {size(device.memory)}, {devices.USABLE:.0%} of it assumed usable; peak "
+      f"{device.flops / 1e12:.0f} TFLOP/s bfloat16, of which executed FLOPs are assumed to reach {job.utilisation:.0%}",
+      f"mesh: data {split.data} x fsdp {split.fsdp} x sequence {split.sequence} (heads {split.heads} x keys {split.keys})",
+      f"batch: {cfg.data.batch_size}, {job.rows} per device and step, in {split.accumulate} microbatches",
+      f"model: attention {cfg.model.attention}, remat {cfg.model.remat}, {cfg.model.dtype}; optimizer {cfg.optimizer.kind}; "
+      f"{cfg.data.text_tokens} text tokens; latents {'x'.join(map(str, job.strides))} pixels",
+      f"parameters: {sum(n for path, n in counts_of(cfg).items() if not path.startswith('projector/')):,}",
+  ]
+  if inner > device.node:
+    lines.append(f"fsdp x sequence = {inner} is more than the {device.node} devices of a node: weights travel over the network.")
+  return lines
+
+
+def counts_of(cfg) -> dict[str, int]:
+  """Numbers in each parameter."""
+  return {path: math.prod(shape) for path, shape in memory.parameters(cfg).items()}
+
+
+def of_bucket(job: Job, bucket, plan) -> list[str]:
+  """FLOPs, bytes, what fits and what is sent, of one executable."""
+  cfg, split, tokens, rows = job.cfg, job.split, tokens_of(job, bucket), job.rows
+  model = flops.model_flops(cfg.model, tokens)
+  parts = flops.executed(cfg, tokens, plan, split)
+  # Cut like the parameters: on CPU XLA divides Newton-Schulz's products nearly evenly.
+  muon = flops.muon(memory.muon_matrices(cfg)) / split.state if cfg.optimizer.kind == "muon" else 0
+  work = rows * sum(part.total for part in parts.values()) + muon
+  bytes_ = memory.step_bytes(cfg, tokens, plan, split, rows)
+  total, usable = sum(bytes_.values()), devices.USABLE * job.device.memory
+  messages = traffic.step_traffic(cfg, tokens, plan, split, rows)
+  sent = sum(traffic.sent(messages).values())
+  link = job.device.link if split.devices <= job.device.node else job.device.network
+  seconds = work / (job.utilisation * job.device.flops)
+  lines = [
+      f"bucket {buckets.name(bucket)}: {tokens.video:,} video tokens; " + " | ".join(map(str, plan)),
+      f"  FLOPs per sample: model {model.total:.4g} (attention {model.attention / model.total:.0%})",
+      "  executed per sample and device: " + ", ".join(f"{name} {part.total:.3g}" for name, part in parts.items())
+      + (f"; Muon {muon:.3g} a step" if muon else ""),
+      f"  step: {work:.4g} FLOPs per device, {seconds:.3g} s at {job.utilisation:.0%}; in model FLOPs "
+      f"{rows * model.total / split.sequence / seconds / job.device.flops:.0%} of the peak",
+      *(f"  {name:<20}{size(value):>10}" for name, value in bytes_.items() if value),
+      f"  {'all':<20}{size(total):>10} of {size(usable)} usable: {'fits' if total <= usable else 'DOES NOT FIT'}; "
+      f"largest: {devices.dominant(bytes_)}",
+      f"  largest batch per device: {devices.largest_rows(cfg, tokens, plan, split, job.device)}",
+  ]
+  if host := memory.host_bytes(cfg, tokens, plan, split, rows):
+    lines.append(f"  in the host's memory, for each device: {size(host)}")
+  if total > usable:
+    change = devices.nearest_fit(cfg, tokens, plan, split, rows, job.device)
+    lines.append(f"  nearest change that fits: {change or 'none known at this mesh; take more devices along sequence'}")
+  for name, found in messages.items():
+    large = [c for c in found if c.sent >= 0.01 * sum(c.sent for c in found)]
+    lines.append(f"  {name}: " + "; ".join([*map(told, large), f"{len(found) - len(large)} kinds of less than 1 %"]))
+  if sent:
+    lines.append(f"  sent: {size(sent)} per device and step, {sent / link:.3g} s at {size(link)}/s if nothing overlaps")
+  return lines
+
+
+def shardings(job: Job) -> list[str]:
+  """Where the large parameters lie; the moving average and the moments lie where their parameter does."""
+  counts = counts_of(job.cfg)
+  small = [path for path, count in counts.items() if count < 1e-3 * sum(counts.values())]
+  lines = [f"sharding of the parameters; the moving average, gradients and moments lie alike.  Left out: {len(small)} of less "
+           f"than 0.1 %, together {size(4 * sum(map(counts.get, small)))}."]
+  for path, shape in memory.parameters(job.cfg).items():
+    if path not in small:
+      spec = sharding.fitted_spec(path, shape, job.split.state)
+      held = 4 * memory.held(path, shape, job.split.state)
+      lines.append(f"  {path:<40}{str(shape):<24}{str(tuple(spec)):<52}{size(held):>10}")
+  return lines + [f"  batch arrays (B, ...): {tuple(meshes.batch_sharding(job.mesh).spec)}; video tokens (B, L, D): "
+                  f"{meshes.ACTIVATION_AXES['batch']}, {meshes.ACTIVATION_AXES['video']}; text whole along sequence"]
+
+
+def of_recipe(job: Job) -> list[str]:
+  """The hours of the ten stages, with every assumption."""
+  found = recipe.costs(job.cfg, job.device, utilisation=job.utilisation, strides=job.strides)
+  lines = [f"recipe on {job.kind}, this config's model, remat and attention; assumed: samples and the share of images (the paper "
+           f"has neither), {recipe.KEEP:.0%} of tokens kept where routed, executed FLOPs at {job.utilisation:.0%} of the peak:",
+           f"  {'stage':<31}{'tokens':>8}{'samples':>10}{'images':>8}{'text':>6} {'routed':<7}{'aligned':<8}{'model':>9}"
+           f"{'executed':>10}{'hours':>9}"]
+  for c in found:
+    s, mark = c.stage, lambda on: "yes" if on else "-"
+    lines.append(f"  {s.name:<31}{c.tokens:>8,}{s.samples / 1e6:>9.3g}M{s.images:>8.0%}{s.text:>6} {mark(s.routed):<7}"
+                 f"{mark(s.aligned):<8}{c.model:>9.2g}{c.executed:>10.2g}{c.hours:>9,.0f}")
+  hours, model, executed = (sum(column) for column in zip(*((c.hours, c.model, c.executed) for c in found)))
+  return lines + [f"  all: {model:.3g} model FLOPs, {executed:.3g} executed, {hours:,.0f} hours of one {job.kind}: "
+                  f"{hours / recipe.BUDGET:.0%} of the paper's {recipe.BUDGET:,}; not in it: encoding of data, validation, "
+                  "failed runs"]
+
+
+def compiled_lines(job: Job, bucket, plan) -> list[str]:
+  """The compiler's memory, products and collectives beside the closed form's."""
+  cfg = job.cfg
+  if cfg.model.attention == "cudnn":  # needs a GPU
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, attention="chunked"))
+  started = time.perf_counter()
+  executable = compile_step(cfg, job, bucket, plan)
+  seconds = time.perf_counter() - started
+  tokens, text = tokens_of(job, bucket), executable.as_text()
+  ours = sum(memory.step_bytes(cfg, tokens, plan, job.split, job.rows).values())
+  work = job.rows * sum(part.total for part in flops.executed(cfg, tokens, plan, job.split).values())
+  planned = compiled.memory(executable)
+  sent = sum(c.sent for c in compiled.collectives(text))
+  expected = sum(traffic.sent(traffic.step_traffic(cfg, tokens, plan, job.split, job.rows)).values())
+  return [
+      f"  compiled on CPU in {seconds:.0f} s, attention {cfg.model.attention}; bfloat16 may be computed and sent as float32",
+      f"    memory: {size(planned.total)} ({size(planned.arguments)} arguments, {size(planned.temporary)} temporary); "
+      f"closed form {size(ours)}",
+      f"    products: {compiled.matmul_flops(text):.4g} FLOPs per device; closed form {work:.4g}, Muon's left out",
+      f"    sent: {size(sent)}; closed form {size(expected)}",
+      *(f"    {told(c)}" for c in compiled.collectives(text)[:12]),
+      *(f"    buffer of {size(b.bytes)}: {b.shape[:40]} {b.op} {b.source[-80:]}" for b in compiled.largest_buffers(text, 3)),
+  ]
+
+
+def compile_step(cfg, job: Job, bucket, plan):
+  """The training step of a bucket and plan, compiled for the job's mesh from shapes alone."""
+  optimizer = make_optimizer(cfg.optimizer, steps=cfg.train.steps)
+  state = abstract_state(cfg, optimizer)
+  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  grid, rows = workload.latent_grid(bucket, job.strides), cfg.data.batch_size
+  channels, text = cfg.model.latent_channels, cfg.data.text_tokens
+  array = lambda *shape, dtype="float32": jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=meshes.batch_sharding(job.mesh))
+  batch = dict(latents=array(*grid, channels), first_frame=array(BLURS, *grid[1:], channels),
+               text=array(text, cfg.model.text_dim), text_mask=array(text, dtype="bool"),
+               teacher=array(grid[0], *TEACHER_GRID, cfg.alignment.teacher_dim))
+  run = step.make_train_step(cfg, job.mesh, optimizer, plan=plan)
+  with jax.set_mesh(job.mesh):
+    lowered = run.jitted.lower(jax.tree.map(place, state, sharding.state_shardings(state, job.mesh)), batch)
+  return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})  # of the machine code, which nobody runs
+
+
+def told(c: compiled.Collective) -> str:
+  return f"{c.count} x {c.kind} of {size(c.bytes)} in groups of {c.group}"
+
+
+def size(count: float) -> str:
+  """Bytes for people."""
+  unit = next((u for u in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u[0]), (1, "B"))
+  return f"{count / unit[0]:.3g} {unit[1]}"
+
+
+def main(argv: list[str]) -> None:
+  jax.config.update("jax_platforms", "cpu")
+  try:
+    arguments.check_no_others(argv)
+    cfg = config.from_config_dict(CONFIG.value)
+    job = prepare(cfg, count=DEVICES.value, kind=KIND.value, names=BUCKETS.value, strides=STRIDES.value,
+                  utilisation=UTILISATION.value)
+  except (ValueError, OSError) as e:
+    sys.exit(f"error: {e}")
+  print("\n".join(head(job)))
+  for bucket in job.buckets:
+    for plan in plans_of(job.cfg):
+      print("\n" + "\n".join(of_bucket(job, bucket, plan)))
+      if COMPILE.value:
+        print("\n".join(compiled_lines(job, bucket, plan)), flush=True)
+  plans = plans_of(job.cfg)
+  print("\n" + "\n".join(shardings(job)))
+  print(f"\nexecutables: {len(job.buckets)} buckets x {len(plans)} plans = {len(job.buckets) * len(plans)}")
+  for plan, first in plans.items():
+    print(f"  from step {first}: " + " | ".join(map(str, plan)))
+  if RECIPE.value and set(recipe.BUCKETS) & set(job.buckets):
+    print("\n" + "\n".join(of_recipe(job)))
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config"])
+  app.run(main, flags_parser=arguments.parse)
