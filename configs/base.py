@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
       image_dim=1152,  # 0: no image tokens
       rope_axes=(16, 56, 56),  # of the head width, to (time, height, width)
       rope_theta=10000.0,
-      cross_attention=dict(kind="shared", query_norm="scale", dual=False),
+      cross_attention=dict(kind="shared", query_norm="scale", dual=False),  # query_norm="none" for every kind but "shared"
       dtype="bfloat16",
       remat="block",  # kept for the backward pass: "none" (everything), "attention" (its outputs too), "block", "offload"
       attention="xla",

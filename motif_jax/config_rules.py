@@ -65,6 +65,10 @@ def _check_model(model) -> list[str]:
                  f"the head width, model.width / model.heads = {model.head_dim}.")
   if min(dataclasses.astuple(model.depths)) < 0 or model.depths.dual + model.depths.single == 0:
     wrong.append(f"model.{model.depths} must not be negative, and dual or single must be positive.")
+  cross = model.cross_attention
+  if cross.kind in ("separate", "none") and cross.query_norm != "none":
+    wrong.append(f"model.cross_attention.query_norm is {cross.query_norm!r}, but a cross-attention of kind {cross.kind!r} has no "
+                 "such norm, only 'shared' has; set query_norm to 'none'.")
   if min(model.patch) < 1:
     wrong.append(f"model.patch {model.patch} must be three positive numbers (time, height, width).")
   return wrong

@@ -65,6 +65,7 @@ def test_a_missing_key_is_named():
     ("model.rope_axes", (16, 56, 54), "sum to 126; expected three even numbers that sum to the head width"),
     ("model.rope_axes", (17, 55, 56), "three even numbers"),
     ("model.cross_attention.kind", "shard", "did you mean 'shared'"),
+    ("model.cross_attention.kind", "separate", "query_norm is 'scale', but .* of kind 'separate' has no such norm, only 'shared'"),
     ("model.dtype", "float16", "model.dtype is 'float16', expected one of 'float32', 'bfloat16'"),
     ("model.attention", "flash", "model.attention is 'flash', expected one of 'xla', 'chunked', 'cudnn'"),
     ("model.remat", "all", "model.remat is 'all', expected one of"),

@@ -30,7 +30,8 @@ def _abstract_parameters(change):
 LAYOUTS = {
     "released": lambda c: None,
     "separate": lambda c: c.model.cross_attention.update(dict(kind="separate", query_norm="none", dual=True)),
-    "bare": lambda c: (c.model.cross_attention.update(dict(kind="none")), c.model.update(dict(image_dim=0))),
+    "bare": lambda c: (c.model.cross_attention.update(dict(kind="none", query_norm="none")),
+                       c.model.update(dict(image_dim=0))),
 }
 
 
