@@ -11,7 +11,7 @@ def get_config():
   c.model.update(dict(
       latent_channels=24, width=128, heads=4, depths=dict(dual=1, single=2, decoder=1), text_dim=128, image_dim=0,
       rope_axes=(8, 12, 12), rope_theta=10.0,  # a grid of 3 x 4 x 4 tokens needs high frequencies
-      dtype="float32", remat="none",
+      dtype="float32", remat="none", unroll=2,
   ))
   c.route.update(dict(start=1, stop=2, keep=0.5, groups=4, last_step=400))
   c.alignment.update(dict(teacher_dim=33, tap=2, hidden=128, weight=0.5, last_step=400))

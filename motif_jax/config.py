@@ -50,6 +50,7 @@ class ModelConfig:
   cross_attention: CrossAttentionConfig
   dtype: str  # of activations and matmuls; parameters are always float32
   remat: str  # a key of `model.stack.REMAT`
+  unroll: int  # blocks of a stack in one iteration of the scan over its depth
   attention: str  # a key of `model.attention.BACKENDS`
 
   @property

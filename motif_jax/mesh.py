@@ -6,6 +6,7 @@ does `jax.shard_map` when no mesh is given.  The current mesh is part of jit's c
 enter it themselves.
 """
 
+from collections.abc import Callable
 import collections
 import itertools
 import math
@@ -83,17 +84,51 @@ def degree(mesh, name: str | None) -> int:
   return math.prod(mesh.shape[axis] for axis in ACTIVATION_AXES[name])
 
 
+def parts_of(name: str | None) -> int:
+  """Into how many parts the current mesh cuts the dimension called `name`; 1 where no mesh is set."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else degree(mesh, name)
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   """`x` pinned to the mesh axes that `names` stand for, a name per dimension; `x` itself where no mesh is set."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  if jax.sharding.get_abstract_mesh().empty:
     return x
+  _check_divides(x, names)
+  return jax.lax.with_sharding_constraint(x, _spec(names))
+
+
+def per_device(function: Callable, *, inputs, outputs) -> Callable:
+  """`function` run by every device on its own part of its arguments (`jax.shard_map`); `function` itself without a mesh.
+
+  `inputs` and `outputs` are trees like the arguments (a tuple, one entry each) and the result, with names as of `constrain` in
+  the place of arrays.  Inside, all three axes of the mesh are there for collectives.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return function
+  is_names = lambda tree: isinstance(tree, tuple) and all(name is None or isinstance(name, str) for name in tree)
+  specs = lambda tree: jax.tree.map(_spec, tree, is_leaf=is_names)
+  # Replication is not tracked (check_vma): kernels called inside cannot state it, and tests compare with one device.
+  spread = jax.shard_map(function, in_specs=specs(inputs), out_specs=specs(outputs), check_vma=False)
+
+  def checked(*arguments):
+    jax.tree.map(lambda names, x: _check_divides(x, names), inputs, arguments, is_leaf=is_names)
+    return spread(*arguments)
+
+  return checked
+
+
+def _spec(names) -> P:
+  return P(*(ACTIVATION_AXES[name] or None for name in names))
+
+
+def _check_divides(x, names):
   assert len(names) == x.ndim, f"{len(names)} names {names} for an array of shape {x.shape}"
   for dimension, name in zip(x.shape, names):
-    if dimension % degree(mesh, name):
-      raise ValueError(f"the {name} dimension of shape {x.shape} is {dimension}, which does not divide by the "
-                       f"{degree(mesh, name)} devices along mesh axes {ACTIVATION_AXES[name]}; change the size, or the mesh.")
-  return jax.lax.with_sharding_constraint(x, P(*(ACTIVATION_AXES[name] or None for name in names)))
+    parts = parts_of(name)
+    if dimension % parts:
+      raise ValueError(f"the {name} dimension of shape {x.shape} is {dimension}, which does not divide by the {parts} devices "
+                       f"along mesh axes {ACTIVATION_AXES[name]}; change the size, or the mesh.")
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

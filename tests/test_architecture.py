@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
     ("config", "config_rules", "compiled", "flow/*"),
     ("model/plan", "model/rope", "model/conditioning", "data/record"),
-    ("mesh", "distributed", "model/routing"),
-    ("sharding", "model/layers", "model/attention", "data/*"),
+    ("mesh", "distributed", "model/sequence"),
+    ("sharding", "model/routing", "model/layers", "model/attention", "data/*"),
     ("model/blocks", "model/alignment"),
     ("model/stack",),
     ("model/transformer", "encoders/*"),

@@ -9,6 +9,7 @@ from motif_jax.model import attention
 
 B, N, D = 2, 3, 4
 VIDEO, TEXT = 10, 6
+NAMES = ("video", None)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ MASKS = {"none": (None, None), "tail": (None, jnp.arange(TEXT)[None] < jnp.array
 @pytest.mark.parametrize("masks", MASKS)
 def test_backend_equals_the_plain_formula(backend, masks):
   q, k, v = segments(0), segments(1), segments(2)
-  got = attention.attend(q, k, v, MASKS[masks], backend=backend)
+  got = attention.attend(q, k, v, MASKS[masks], backend=backend, names=NAMES)
   mask = None if masks == "none" else np.concatenate([np.ones((B, VIDEO), bool), MASKS[masks][1]], axis=1)
   joined = [np.concatenate([np.asarray(x, np.float64) for x in part], axis=1) for part in (q, k, v)]
   assert [x.shape[1] for x in got] == [VIDEO, TEXT]
@@ -49,7 +50,7 @@ def test_backend_equals_the_plain_formula(backend, masks):
 @pytest.mark.parametrize("masks", MASKS)
 def test_chunked_gradients_equal_the_plain_ones(masks):
   def loss(qkv, backend):
-    out = attention.attend(*qkv, MASKS[masks], backend=backend)
+    out = attention.attend(*qkv, MASKS[masks], backend=backend, names=NAMES)
     return sum(jnp.sum(jnp.sin(x)) for x in out)
 
   qkv = (segments(0), segments(1), segments(2))
@@ -60,7 +61,7 @@ def test_chunked_gradients_equal_the_plain_ones(masks):
 def test_the_chunked_backend_never_holds_all_logits():
   length = 120
   x = (jax.ShapeDtypeStruct((B, length, N, D), jnp.float32),)
-  text = lambda backend: jax.jit(lambda q: attention.attend(q, q, q, (None,), backend=backend)).lower(x).as_text()
+  text = lambda backend: jax.jit(lambda q: attention.attend(q, q, q, (None,), backend=backend, names=("video",))).lower(x).as_text()
   logits = f"{N}x{length}x{length}x"
   assert logits in text("xla") and logits not in text("chunked")
 
@@ -69,16 +70,16 @@ def test_masked_keys_have_no_influence():
   q, k, v = segments(0), segments(1), segments(2)
   masks = MASKS["tail"]
   other = (v[0], jnp.where(masks[1][..., None, None], v[1], 1e6))
-  for a, b in zip(attention.attend(q, k, v, masks, backend="xla"), attention.attend(q, k, other, masks, backend="xla")):
+  for a, b in zip(attention.attend(q, k, v, masks, backend="xla", names=NAMES), attention.attend(q, k, other, masks, backend="xla", names=NAMES)):
     np.testing.assert_array_equal(a, b)
 
 
 def test_cudnn_on_a_cpu_fails_and_never_falls_back():
   q = segments(0)
   with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
-    attention.attend(q, q, q, (None, None), backend="cudnn")
+    attention.attend(q, q, q, (None, None), backend="cudnn", names=NAMES)
 
 
 def test_an_unknown_backend_is_told_the_known_ones():
   with pytest.raises(ValueError, match="xla, chunked, cudnn.*Did you mean 'chunked'"):
-    attention.attend((), (), (), (), backend="chunkd")
+    attention.attend((), (), (), (), backend="chunkd", names=())

@@ -68,6 +68,15 @@ def test_two_spans_in_turn_equal_one(kind):
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
+def test_unrolling_the_depth_changes_no_gradient():
+  params, *args = case("single")
+  loss = lambda p, unroll: sum(jnp.sum(jnp.sin(x)) for x in run("single", p, *args, cfg=dataclasses.replace(CFG, unroll=unroll)))
+  one, two = (jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, unroll) for unroll in (1, 2))
+  assert str(one) != str(two)
+  for a, b in zip(jax.tree.leaves(jax.grad(loss)(params, 1)), jax.tree.leaves(jax.grad(loss)(params, 2))):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 @EVERY_BLOCK
 def test_rematerialisation_changes_no_gradient(kind):
   params, *args = case(kind)

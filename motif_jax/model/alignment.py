@@ -11,6 +11,7 @@ from jax import Array
 
 from motif_jax.config import AlignmentConfig
 from motif_jax.model import routing
+from motif_jax.model.layers import Linear
 from motif_jax.model.routing import Route
 
 
@@ -23,8 +24,8 @@ class Projector(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     for name in ("first", "second"):
-      x = nn.silu(nn.Dense(self.hidden, kernel_init=nn.initializers.xavier_uniform(), name=name)(x))
-    return nn.Dense(self.teacher_dim, kernel_init=nn.initializers.xavier_uniform(), name="third")(x)
+      x = nn.silu(Linear(self.hidden, "float32", name=name)(x))
+    return Linear(self.teacher_dim, "float32", name="third")(x)
 
 
 def init_projector(key: Array, cfg: AlignmentConfig, width: int) -> dict:

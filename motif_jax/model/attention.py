@@ -12,24 +12,43 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from motif_jax.mesh import parts_of, per_device
+from motif_jax.model import sequence
+
 CHUNK = 512  # queries per step of the chunked backend
 
 
 def attend(queries: tuple[Array, ...], keys: tuple[Array, ...], values: tuple[Array, ...], masks: tuple[Array | None, ...],
-           *, backend: str) -> tuple[Array, ...]:
+           *, backend: str, names: tuple[str | None, ...], key_names: tuple[str | None, ...] | None = None) -> tuple[Array, ...]:
   """Softmax attention of all `queries` over all `keys`, split back into the segments of the queries.
 
   Each segment is (B, length, N, D); a mask is (B, length) with True for keys that may be attended, or None for all of them.
   Scale 1 / sqrt(D); softmax in float32.  `backend` is a key of `BACKENDS`; nothing falls back to another one.
+
+  On a mesh every device calls the backend on its own part, inside `shard_map`.  `names` says, in the words of `mesh.constrain`,
+  where the tokens of each segment of the queries lie: "video" segments are spread over the sequence axis and stand first, those
+  called None are whole on every device.  `key_names` is for cross-attention, whose keys must be whole.
   """
   if backend not in BACKENDS:
     close = difflib.get_close_matches(backend, BACKENDS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"model.attention is {backend!r}; known backends: {', '.join(BACKENDS)}.{hint}")
-  q, k, v = (jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0] for parts in (queries, keys, values))
-  out = BACKENDS[backend](q, k, v, _joint_mask(keys, masks))
-  ends = [sum(part.shape[1] for part in queries[:i]) for i in range(1, len(queries))]
-  return tuple(jnp.split(out, ends, axis=1))
+  assert key_names is None or not any(key_names), f"keys of cross-attention must be whole on every device, not {key_names}"
+  mask = _joint_mask(keys, masks)
+
+  def own_part(queries, keys, values, mask):
+    local = lambda q, k, v: BACKENDS[backend](q, k, v, mask)
+    devices = parts_of("video")
+    if devices > 1 and key_names is None:
+      return sequence.attend_spread(local, queries, keys, values, tuple(name == "video" for name in names), devices)
+    q, k, v = (jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0] for parts in (queries, keys, values))
+    ends = [sum(part.shape[1] for part in queries[:i]) for i in range(1, len(queries))]
+    return tuple(jnp.split(local(q, k, v), ends, axis=1))
+
+  segments = lambda names: tuple(("batch", name, None, None) for name in names)
+  of_queries, of_keys = segments(names), segments(names if key_names is None else key_names)
+  of_mask = None if mask is None else ("batch", None)
+  return per_device(own_part, inputs=(of_queries, of_keys, of_keys, of_mask), outputs=of_queries)(queries, keys, values, mask)
 
 
 def _joint_mask(keys, masks) -> Array | None:

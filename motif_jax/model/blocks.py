@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from motif_jax.config import ModelConfig
 from motif_jax.model.attention import attend
-from motif_jax.model.layers import EPS, Heads, Mlp, Modulation, RMSNorm, Triple, dense, ZEROS
+from motif_jax.model.layers import EPS, Heads, Linear, Mlp, Modulation, RMSNorm, Triple, ZEROS
 from motif_jax.model.rope import Rope, rotate
 
 Tokens = tuple[Array, ...]  # each (B, length, D)
@@ -34,14 +34,14 @@ class CrossAttention(nn.Module):
   def setup(self):
     cfg = self.cfg
     shape = (cfg.heads, cfg.head_dim)
-    self.query = dense(shape, cfg.dtype)
+    self.query = Linear(shape, cfg.dtype)
     if self.shared and cfg.cross_attention.query_norm != "none":
       bias = cfg.cross_attention.query_norm == "scale_bias"
       self.query_layernorm = nn.LayerNorm(epsilon=EPS, use_bias=bias, use_fast_variance=False, dtype=jnp.float32)
     if not self.shared:
-      self.key, self.value = dense(shape, cfg.dtype), dense(shape, cfg.dtype)
+      self.key, self.value = Linear(shape, cfg.dtype), Linear(shape, cfg.dtype)
       self.query_norm, self.key_norm = RMSNorm(), RMSNorm()
-    self.out = dense(cfg.width, cfg.dtype, axis=(-2, -1), kernel_init=ZEROS)
+    self.out = Linear(cfg.width, cfg.dtype, axes=2, kernel_init=ZEROS)
 
   def __call__(self, video: Array, text: Array, mask: Array | None, rope: Rope, own: tuple | None = None) -> Array:
     """What the text writes into `video` (B, L, D), from `text` (B, T, D); `own` is the block's (query norm, k, v) to share."""
@@ -54,7 +54,7 @@ class CrossAttention(nn.Module):
     else:
       query_norm, k, v = self.query_norm, self.key_norm(self.key(text)), self.value(text)
     q = rotate(query_norm(q), rope)
-    (attended,) = _attended((q,), (k,), (v,), (mask,), self.cfg)
+    (attended,) = _attended((q,), (k,), (v,), (mask,), self.cfg, ("video",), (None,))
     return self.out(attended)
 
 
@@ -89,7 +89,7 @@ class DualBlock(nn.Module):
 
     normed = [mod.apply(x) for mod, x in zip(attention_mods, tokens)]
     q, k, v = zip(*(s.attention(x, r) for s, x, r in zip(streams, normed, ropes)))
-    attended = _attended(q, k, v, masks, self.cfg)
+    attended = _attended(q, k, v, masks, self.cfg, ("video",) + (None,) * context)
     attended = [s.attention.out(a) for s, a in zip(streams, attended)]
     tokens = [mod.add(x, a) for mod, x, a in zip(attention_mods, tokens, attended)]
     if self.cfg.cross_attention.dual:
@@ -105,6 +105,7 @@ class SingleBlock(nn.Module):
 
   cfg: ModelConfig
   cross_kind: str = "none"
+  decoder: bool = False  # both segments are video tokens
 
   def setup(self):
     self.modulation = Modulation(3, self.cfg.dtype)
@@ -116,10 +117,11 @@ class SingleBlock(nn.Module):
   def __call__(self, tokens: Tokens, masks: Masks, cond: Array, rope: Rope) -> Tokens:
     mod = Triple(*self.modulation(cond))
     ropes = (rope,) + (None,) * (len(tokens) - 1)
+    names = ("video", "video") if self.decoder else ("video",) + (None,) * (len(tokens) - 1)
 
     normed = [mod.apply(x) for x in tokens]
     q, k, v = zip(*(self.attention(x, r) for x, r in zip(normed, ropes)))
-    attended = list(_attended(q, k, v, masks, self.cfg))
+    attended = list(_attended(q, k, v, masks, self.cfg, names))
     if self.cross_kind != "none":  # before the projection, so the block's gate acts on it
       video = attended[0].reshape(tokens[0].shape)
       own = (self.attention.query_norm, k[-1], v[-1])
@@ -127,12 +129,13 @@ class SingleBlock(nn.Module):
     return tuple(mod.add(x, self.attention.out(a) + self.mlp(n)) for x, a, n in zip(tokens, attended, normed))
 
 
-def _attended(queries: Tokens, keys: Tokens, values: Tokens, masks: Masks, cfg: ModelConfig) -> Tokens:
+def _attended(queries: Tokens, keys: Tokens, values: Tokens, masks: Masks, cfg: ModelConfig, names: tuple,
+              key_names: tuple | None = None) -> Tokens:
   """What `attend` gives, under the name by which rematerialisation may save it.
 
   Not for cuDNN: its backward pass reads the kernel's own outputs, so `stack.REMAT` saves those, and this would be a second copy.
   """
-  attended = attend(queries, keys, values, masks, backend=cfg.attention)
+  attended = attend(queries, keys, values, masks, backend=cfg.attention, names=names, key_names=key_names)
   return attended if cfg.attention == "cudnn" else tuple(checkpoint_name(a, ATTENDED) for a in attended)
 
 
@@ -144,5 +147,5 @@ def block_of(kind: str, cfg: ModelConfig) -> nn.Module:
 BLOCKS = {
     "dual": DualBlock,
     "single": lambda cfg: SingleBlock(cfg, cfg.cross_attention.kind),
-    "decoder": SingleBlock,
+    "decoder": lambda cfg: SingleBlock(cfg, decoder=True),
 }

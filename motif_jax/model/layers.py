@@ -1,5 +1,8 @@
 """The small parts that blocks and embedders are made of (model.md sections 1.2 and 1.5 to 1.8)."""
 
+from collections.abc import Callable
+from functools import partial
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -8,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from motif_jax.config import ModelConfig
+from motif_jax.mesh import constrain
 from motif_jax.model.rope import Rope, rotate
 
 EPS = 1e-6
@@ -15,9 +19,56 @@ XAVIER = nn.initializers.xavier_uniform()
 ZEROS = nn.initializers.zeros_init()
 
 
-def dense(features, dtype, *, axis=-1, use_bias=True, kernel_init=XAVIER) -> nn.DenseGeneral:
-  """A linear layer onto `features`, an int or (N, dh), from `axis`; DenseGeneral shows the initialiser the kernel as a matrix."""
-  return nn.DenseGeneral(features, axis=axis, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init)
+class Linear(nn.Module):
+  """A linear layer from the last axis, or the last two (N, dh), onto `features`: D, or (N, dh).  The kernel is float32."""
+
+  features: int | tuple[int, int]
+  dtype: str
+  axes: int = 1  # how many of the last axes of the input are summed over
+  use_bias: bool = True
+  kernel_init: Callable = XAVIER
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    inputs, outputs = x.shape[-self.axes:], (self.features,) if isinstance(self.features, int) else self.features
+    # The initialiser sees a matrix: the fans of attention heads are those of all heads together.
+    matrix = lambda key: self.kernel_init(key, (math.prod(inputs), math.prod(outputs))).reshape(*inputs, *outputs)
+    kernel = self.param("kernel", matrix)
+    bias = self.param("bias", ZEROS, outputs) if self.use_bias else None
+    return linear(x.astype(self.dtype), kernel, bias, self.axes)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def linear(x: Array, kernel: Array, bias: Array | None, axes: int = 1) -> Array:
+  """x (..., *in) times a float32 kernel (*in, *out), plus a float32 bias (*out): (..., *out) in the dtype of x.
+
+  `axes` is the length of `in`.  The kernel is cast and only then, on a mesh, gathered from all devices: half the bytes, and here,
+  where it is used, so that under rematerialisation no device holds more than one block's.  Gradients of kernel and bias are
+  float32 sums, over tokens and over devices; autodiff would round each device's sum to bfloat16, and sum biases in it.
+  """
+  out = jnp.tensordot(x, _whole(kernel, x.dtype), axes)
+  return out if bias is None else out + bias.astype(x.dtype)
+
+
+def _whole(kernel, dtype):
+  return constrain(kernel.astype(dtype), *(None,) * kernel.ndim)
+
+
+def _linear_forward(x, kernel, bias, axes):
+  return linear(x, kernel, bias, axes), (x, kernel, bias)
+
+
+def _linear_backward(axes, saved, gradient):
+  x, kernel, bias = saved
+  tokens = list(range(x.ndim - axes))
+  outputs = kernel.ndim - axes
+  to_x = jnp.tensordot(gradient, jnp.moveaxis(_whole(kernel, x.dtype), range(axes), range(outputs, kernel.ndim)), outputs)
+  to_kernel = jnp.tensordot(x, gradient, (tokens, tokens), preferred_element_type=jnp.float32)
+  to_bias = None if bias is None else jnp.sum(gradient, axis=tokens, dtype=jnp.float32)
+  return to_x, to_kernel, to_bias
+
+
+linear.defvjp(_linear_forward, _linear_backward)
 
 
 def layer_norm(x: Array) -> Array:
@@ -64,8 +115,8 @@ class Modulation(nn.Module):
     width = cond.shape[-1]
     kernel = self.param("kernel", ZEROS, (width, self.count * width))
     bias = self.param("bias", ZEROS, (self.count * width,))
-    active, kernel, bias = nn.dtypes.promote_dtype(nn.silu(cond), kernel, bias, dtype=self.dtype)
-    out = jnp.dot(active, kernel, preferred_element_type=jnp.float32) + bias
+    active = nn.silu(cond).astype(self.dtype)
+    out = jnp.dot(active, _whole(kernel, active.dtype), preferred_element_type=jnp.float32) + bias.astype(active.dtype)
     return jnp.split(out[:, None, :], self.count, axis=-1)
 
 
@@ -77,9 +128,9 @@ class Heads(nn.Module):
 
   def setup(self):
     shape = (self.cfg.heads, self.cfg.head_dim)
-    self.query, self.key, self.value = (dense(shape, self.cfg.dtype) for _ in range(3))
+    self.query, self.key, self.value = (Linear(shape, self.cfg.dtype) for _ in range(3))
     self.query_norm, self.key_norm = RMSNorm(), RMSNorm()
-    self.out = dense(self.cfg.width, self.cfg.dtype, axis=(-2, -1), use_bias=self.out_bias)
+    self.out = Linear(self.cfg.width, self.cfg.dtype, axes=2, use_bias=self.out_bias)
 
   def __call__(self, x: Array, rope: Rope | None) -> tuple[Array, Array, Array]:
     """Queries, keys and values (B, L, N, dh) of x (B, L, D); queries and keys normalised, then rotated where `rope` is given."""
@@ -95,8 +146,8 @@ class Mlp(nn.Module):
   cfg: ModelConfig
 
   def setup(self):
-    self.up = dense(self.cfg.mlp_ratio * self.cfg.width, self.cfg.dtype)
-    self.down = dense(self.cfg.width, self.cfg.dtype)
+    self.up = Linear(self.cfg.mlp_ratio * self.cfg.width, self.cfg.dtype)
+    self.down = Linear(self.cfg.width, self.cfg.dtype)
 
   def __call__(self, x: Array) -> Array:
     return self.down(nn.gelu(self.up(x), approximate=True))

@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from motif_jax.mesh import per_device
+
+IDS = ("batch", "video", None)  # the groups (B, G, ...) of a route lie where their tokens lie
+
 
 class Route(NamedTuple):
   """Which tokens stay on the path, as int32 positions inside each of G groups of the sequence."""
@@ -30,19 +34,18 @@ def kept_per_group(length: int, keep: float, groups: int) -> int:
   return max(1, round(length // groups * keep))
 
 
-def random(key: Array, batch: int, groups: int, size: int, kept: int) -> Route:
-  """A uniform random choice of `kept` of the `size` tokens in every group of every sample."""
-  order = jax.lax.top_k(jax.random.uniform(key, (batch, groups, size)), size)[1]
-  kept_ids, bypass_ids = jnp.sort(order[..., :kept]), jnp.sort(order[..., kept:])
-  return from_ids(kept_ids, bypass_ids)
+def random(scores: Array, kept: int) -> Route:
+  """A uniform random choice of `kept` of the tokens in every group of every sample."""
+  order = jax.lax.top_k(scores, scores.shape[-1])[1]
+  return from_ids(jnp.sort(order[..., :kept]), jnp.sort(order[..., kept:]))
 
 
-def strided(key: Array, batch: int, groups: int, size: int, kept: int) -> Route:
+def strided(scores: Array, kept: int) -> Route:
   """One token from each of `kept` equal stretches of every group: the same share everywhere in the clip."""
+  size = scores.shape[-1]
   edges = jnp.arange(kept + 1) * size // kept
-  offset = jax.random.uniform(key, (batch, groups, kept))
-  chosen = edges[:-1] + (offset * (edges[1:] - edges[:-1])).astype(jnp.int32)
-  member = jnp.zeros((batch, groups, size), bool)
+  chosen = edges[:-1] + (scores[..., :kept] * (edges[1:] - edges[:-1])).astype(jnp.int32)
+  member = jnp.zeros(scores.shape, bool)
   member = jnp.put_along_axis(member, chosen, True, axis=-1, inplace=False)
   order = jnp.argsort(~member, axis=-1, stable=True)
   return from_ids(order[..., :kept], order[..., kept:])
@@ -55,20 +58,35 @@ def from_ids(kept: Array, bypass: Array) -> Route:
 
 
 def draw(key: Array, batch: int, length: int, *, keep: float, groups: int, policy: str) -> Route:
-  """A `Route` for `batch` sequences of `length` tokens, by a policy of `POLICIES`."""
+  """A `Route` for `batch` sequences of `length` tokens, by a policy of `POLICIES`.
+
+  A policy is (scores (B, G, L // G) uniform in [0, 1), tokens kept per group) -> `Route`; each device applies it to its groups.
+  """
   if policy not in POLICIES:
     close = difflib.get_close_matches(policy, POLICIES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"route.policy is {policy!r}; known policies: {', '.join(POLICIES)}.{hint}")
-  return POLICIES[policy](key, batch, groups, length // groups, kept_per_group(length, keep, groups))
+  kept = kept_per_group(length, keep, groups)
+  scores = jax.random.uniform(key, (batch, groups, length // groups))
+  return per_device(lambda scores: POLICIES[policy](scores, kept), inputs=(IDS,), outputs=Route(IDS, IDS, IDS))(scores)
 
 
 def take(x: Array, ids: Array) -> Array:
   """x (B, L, ...) at `ids` (B, G, k), each within its own group of the sequence: (B, G * k, ...)."""
+  tokens = _tokens(x)
+  return per_device(_take, inputs=(tokens, IDS), outputs=tokens)(x, ids)
+
+
+def _take(x, ids):
   batch, groups, count = ids.shape
   grouped = x.reshape(batch, groups, -1, *x.shape[2:])
   expanded = ids.reshape(*ids.shape, *(1,) * (x.ndim - 2))
   return jnp.take_along_axis(grouped, expanded, axis=2, mode="promise_in_bounds").reshape(batch, groups * count, *x.shape[2:])
+
+
+def _tokens(x):
+  """The names of the dimensions of tokens (B, L, ...)."""
+  return ("batch", "video", *(None,) * (x.ndim - 2))
 
 
 @jax.custom_vjp
@@ -80,10 +98,14 @@ def leave(x: Array, route: Route) -> tuple[Array, Array]:
 @jax.custom_vjp
 def rejoin(kept: Array, bypass: Array, route: Route) -> Array:
   """All tokens (B, L, D) in their places: the inverse of `leave`."""
-  batch, groups, _ = route.kept.shape
+  tokens = _tokens(kept)
+  return per_device(_rejoin, inputs=(tokens, tokens, IDS), outputs=tokens)(kept, bypass, route.restore)
+
+
+def _rejoin(kept, bypass, restore):
+  batch, groups, _ = restore.shape
   split = [part.reshape(batch, groups, -1, *part.shape[2:]) for part in (kept, bypass)]
-  joined = jnp.concatenate(split, axis=2)
-  return take(joined.reshape(batch, -1, *kept.shape[2:]), route.restore)
+  return _take(jnp.concatenate(split, axis=2).reshape(batch, -1, *kept.shape[2:]), restore)
 
 
 # Leaving and rejoining are inverse permutations, so each one's transpose is the other: the backward pass gathers too, where

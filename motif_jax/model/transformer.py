@@ -16,7 +16,7 @@ from jax import Array
 from motif_jax.config import ModelConfig
 from motif_jax.mesh import constrain
 from motif_jax.model import routing
-from motif_jax.model.layers import ZEROS, Modulation, dense, layer_norm
+from motif_jax.model.layers import ZEROS, Linear, Modulation, layer_norm
 from motif_jax.model.plan import Segment, make_plan
 from motif_jax.model.rope import Rope, make_rope
 from motif_jax.model.routing import Route
@@ -39,7 +39,7 @@ class Projection(nn.Module):
   activation: str
 
   def setup(self):
-    self.up, self.down = dense(self.width, self.dtype), dense(self.width, self.dtype)
+    self.up, self.down = Linear(self.width, self.dtype), Linear(self.width, self.dtype)
 
   def __call__(self, x: Array) -> Array:
     return self.down(ACTIVATIONS[self.activation](self.up(x)))
@@ -55,9 +55,9 @@ class ImageEmbed(nn.Module):
   def __call__(self, image: Array) -> Array:
     norm = lambda name: nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, name=name)
     x = norm("norm_in")(image).astype(self.dtype)
-    x = nn.Dense(image.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="up")(x)
+    x = Linear(image.shape[-1], self.dtype, name="up")(x)
     x = nn.gelu(x, approximate=False)
-    x = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="down")(x)
+    x = Linear(self.width, self.dtype, name="down")(x)
     return norm("norm_out")(x).astype(self.dtype)
 
 
@@ -71,7 +71,7 @@ class Output(nn.Module):
   def __call__(self, video: Array, cond: Array) -> Array:
     scale, shift = Modulation(2, self.dtype, name="modulation")(cond)
     normed = (layer_norm(video) * (1 + scale) + shift).astype(self.dtype)
-    return nn.Dense(self.features, dtype=self.dtype, kernel_init=ZEROS, name="proj")(normed)
+    return Linear(self.features, self.dtype, kernel_init=ZEROS, name="proj")(normed)
 
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
@@ -81,7 +81,7 @@ def _modules(cfg: ModelConfig) -> dict:
   """The modules outside the blocks, by their name in the parameter tree, each with the shapes of its inputs."""
   in_features = (2 * cfg.latent_channels + 1) * int(np.prod(cfg.patch))
   modules = {
-      "video_embed": (nn.Dense(cfg.width, dtype=cfg.dtype, kernel_init=nn.initializers.xavier_uniform()), [(1, 1, in_features)]),
+      "video_embed": (Linear(cfg.width, cfg.dtype), [(1, 1, in_features)]),
       "text_embed": (Projection(cfg.width, cfg.dtype, "gelu_tanh"), [(1, 1, cfg.text_dim)]),
       "time_embed": (Projection(cfg.width, cfg.dtype, "silu"), [(1, TIME_FEATURES)]),
       "output": (Output(cfg.latent_channels * int(np.prod(cfg.patch)), cfg.dtype), [(1, 1, cfg.width), (1, cfg.width)]),

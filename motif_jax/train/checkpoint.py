@@ -21,7 +21,7 @@ from motif_jax.train.state import TrainState
 FOLDER = "checkpoints"  # inside the work directory
 
 # Fields of the model's config that change how it runs and not what it is.
-RUN_TIME = ("dtype", "remat", "attention")
+RUN_TIME = ("dtype", "remat", "unroll", "attention")
 
 
 def make_manager(workdir: str, *, keep: int) -> ocp.CheckpointManager:
