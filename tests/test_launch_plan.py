@@ -7,7 +7,7 @@ import pytest
 from configs import motif_2b
 from launch import plan
 from motif_jax import compiled, config
-from motif_jax.budget import devices, memory, recipe
+from motif_jax.budget import devices, flops, memory, recipe, traffic
 from tests import tiny
 from tests.test_end_to_end import launch
 
@@ -43,6 +43,21 @@ def test_the_command_compiles_and_compares():
   assert float(products[1]) == pytest.approx(float(products[2]), rel=0.005)
   assert "compiled on CPU in" in said and "recipe" not in said
   assert re.search(r"memory: .* arguments, .* temporary\); closed form", said)
+
+
+def test_the_release_s_blocks_on_eight_devices_are_as_the_compiler_has_them():
+  """At the released width, two blocks of a kind, float32: on CPU bfloat16 would be sent as float32."""
+  cfg = released(model__attention="chunked", model__dtype="float32", model__depths=dict(dual=2, single=2, decoder=2))
+  job = prepare(cfg, names="33x144x256")
+  (bucket,), (only,) = job.buckets, plan.plans_of(cfg)
+  executable, tokens = plan.compile_step(cfg, job, bucket, only), plan.tokens_of(job, bucket)
+  text = executable.as_text()
+  work = sum(part.total for part in flops.executed(cfg, tokens, only, job.split).values())
+  assert compiled.matmul_flops(text) == pytest.approx(work, rel=0.005)
+  held = sum(memory.step_bytes(cfg, tokens, only, job.split, 1).values())
+  assert compiled.memory(executable).total == pytest.approx(held, rel=0.15)
+  gathered = sum(c.sent for c in compiled.collectives(text) if c.kind == "all-gather")
+  assert gathered == pytest.approx(traffic.sent(traffic.step_traffic(cfg, tokens, only, job.split, 1))["weights"], rel=0.05)
 
 
 def test_every_bucket_of_the_recipe_is_planned_by_default_and_only_the_samples_otherwise():

@@ -188,14 +188,11 @@ def _has_cross(cfg: ModelConfig, kind: str) -> bool:
 
 
 def _block_weights(cfg, plan, split):
-  """Of the block at work: weights in the compute dtype, gathered (this block's and the next's), and their gradient before it is
-  cut.  Without rematerialisation the copies of all blocks wait for the backward pass."""
+  """Of the block at work: weights in the compute dtype, gathered, and their gradient before it is cut.  Without rematerialisation
+  the copies of all blocks wait for the backward pass.  A compiler that gathers the next block's early holds one copy more."""
   narrow = _dtype_bytes(cfg.model)
   sizes = {segment.kind: block_parameters(cfg, segment.kind) for segment in plan}
-  if split.state == 1:
-    copies = narrow if narrow < WIDE else 0
-  else:
-    copies = 2 * narrow
+  copies = narrow if split.state > 1 or narrow < WIDE else 0
   everything = sum(sizes[s.kind] * (s.stop - s.start) for s in plan) * narrow if cfg.model.remat == "none" and copies else 0
   return max(sizes.values()) * (copies + WIDE) + everything
 

@@ -21,7 +21,7 @@ AXIS = "sequence"
 
 
 def degrees(devices: int, heads: int) -> tuple[int, int]:
-  """(heads-degree, keys-degree) of `devices`: the largest heads-degree that divides both, so that the fewest keys are gathered."""
+  """(heads-degree, keys-degree) of `devices`: the largest heads-degree that divides both, to gather the fewest keys."""
   by_heads = math.gcd(devices, heads)
   return by_heads, devices // by_heads
 
