@@ -60,7 +60,8 @@ def _offloaded(body):
 
 
 # What a block keeps for its backward pass, from the most memory to the least.  prevent_cse=False: inside a scan nothing can be
-# merged with the forward pass anyway.
+# merged with the forward pass anyway.  A stack unrolled to its full depth is no scan any more: there XLA may recompute early, and
+# on CPU none of these then saves memory.
 REMAT = {
     "none": lambda body: body,  # every intermediate
     # Tokens between blocks and attention outputs.  Saves the backward pass one attention forward with "cudnn" and "chunked"; with
