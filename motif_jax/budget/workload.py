@@ -5,7 +5,7 @@ import math
 
 from motif_jax.config import BucketConfig, Config, ModelConfig
 from motif_jax.mesh import AXES
-from motif_jax.model import routing
+from motif_jax.model import routing, sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +49,10 @@ class Split:
 
 
 def make_split(sizes: tuple[int, int, int], heads: int, *, accumulate: int = 1) -> Split:
-  """The `Split` of a mesh (data, fsdp, sequence): heads take the largest part of the sequence degree that divides them, keys the
-  rest."""
+  """The `Split` of a mesh (data, fsdp, sequence), its sequence degree divided as attention divides it."""
   assert len(sizes) == len(AXES)
-  by_heads = math.gcd(sizes[2], heads)
-  return Split(*sizes, heads=by_heads, keys=sizes[2] // by_heads, accumulate=accumulate)
+  by_heads, by_keys = sequence.degrees(sizes[2], heads)
+  return Split(*sizes, heads=by_heads, keys=by_keys, accumulate=accumulate)
 
 
 def latent_grid(bucket: BucketConfig, strides: tuple[int, int, int]) -> tuple[int, int, int]:
