@@ -3,7 +3,8 @@
 Model FLOPs are three dense forward passes: the usual measure of what a step achieves.  Executed FLOPs are what the devices do:
 routed spans see fewer tokens, rematerialisation repeats, attention backends repeat and pad, the alignment projector adds.  Halves
 that nobody reads (the text of the last single block, the encoder tokens of the last decoder block) are computed today: a scan
-runs all blocks of a kind alike.
+runs all blocks of a kind alike.  Text, which is whole on every device of the sequence axis, counts on each of them: an upper
+bound, because XLA (seen on CPU) may cut the text's layers over the devices and gather what they give.
 """
 
 import dataclasses
