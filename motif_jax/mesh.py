@@ -118,6 +118,13 @@ def per_device(function: Callable, *, inputs, outputs) -> Callable:
   return checked
 
 
+def whole_features(x: jax.Array, count: int) -> jax.Array:
+  """`x` with its last `count` axes whole on every device and the others as they are; `x` itself where no mesh is set."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*(P.UNCONSTRAINED,) * (x.ndim - count), *(None,) * count))
+
+
 def _spec(names) -> P:
   return P(*(ACTIVATION_AXES[name] or None for name in names))
 

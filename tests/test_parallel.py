@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motif_jax import mesh as meshes, sharding
+from motif_jax import compiled, config, mesh as meshes, sharding
 from motif_jax.config import AlignmentConfig, MeshConfig
-from motif_jax.model import alignment, routing, sequence, transformer
+from motif_jax.model import alignment, attention, routing, sequence, transformer
 from motif_jax.model.plan import make_plan
 from tests import tiny
 from tests.sensitive import sensitive
@@ -20,26 +20,27 @@ ALIGNMENT = AlignmentConfig(teacher="gradients", teacher_dim=6, tap=3, hidden=20
 RATE = 0.1
 
 
-def _config(**changes):
+def _config():
   c = tiny.config_dict()
-  c.model.update(dict(width=96, heads=HEADS, rope_axes=(4, 2, 2), image_dim=10, remat="block", **changes))
-  return dataclasses.replace(tiny.config.from_config_dict(c).model)
+  c.model.update(dict(width=96, heads=HEADS, rope_axes=(4, 2, 2), image_dim=10, remat="block"))
+  return config.from_config_dict(c).model
 
 
 def _inputs(cfg):
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.standard_normal((B, *shape), np.float32)
   return {
-      "latents": normal(*GRID, 2 * cfg.latent_channels + 1), "t": rng.uniform(size=B).astype(np.float32), "text": normal(5, cfg.text_dim),
-      "text_mask": np.arange(5)[None] < rng.integers(1, 6, (B, 1)), "image": normal(3, cfg.image_dim),
+      "latents": normal(*GRID, 2 * cfg.latent_channels + 1), "t": rng.uniform(size=B).astype(np.float32),
+      "text": normal(5, cfg.text_dim), "text_mask": np.arange(5)[None] < rng.integers(1, 6, (B, 1)),
+      "image": normal(3, cfg.image_dim),
       "target": normal(*GRID, cfg.latent_channels), "teacher": normal(6, 3, 5, 6),
   }
 
 
 def _params(cfg):
-  abstract = jax.eval_shape(lambda key: {"model": transformer.init(key, cfg), "projector": alignment.init_projector(key, ALIGNMENT, cfg.width)},
-                            jax.random.key(0))
-  return {"model": sensitive(abstract["model"], 0), "projector": sensitive(abstract["projector"], 1)}
+  model = jax.eval_shape(lambda key: transformer.init(key, cfg), jax.random.key(0))
+  projector = jax.eval_shape(lambda key: alignment.init_projector(key, ALIGNMENT, cfg.width), jax.random.key(0))
+  return {"model": sensitive(model, 0), "projector": sensitive(projector, 1)}
 
 
 def _step(cfg):
@@ -48,8 +49,8 @@ def _step(cfg):
 
   def loss(params, x):
     route = routing.draw(jax.random.key(1), B, 48, keep=0.5, groups=GROUPS, policy="random")
-    velocity, aux = transformer.apply(params["model"], cfg, x["latents"], x["t"], x["text"], text_mask=x["text_mask"], image=x["image"],
-                                      plan=plan, route=route)
+    velocity, aux = transformer.apply(params["model"], cfg, x["latents"], x["t"], x["text"], text_mask=x["text_mask"],
+                                      image=x["image"], plan=plan, route=route)
     aligned = alignment.alignment_loss(params["projector"], ALIGNMENT, aux.tapped, x["teacher"], (6, 2, 4), route)
     return jnp.mean(jnp.square(velocity - x["target"])) + jnp.mean(aligned)
 
@@ -88,7 +89,89 @@ def test_a_step_on_any_mesh_is_that_of_one_device(alone, sizes):
 
 
 @pytest.mark.parametrize("devices, heads, expected", [
-    (1, 12, (1, 1)), (2, 12, (2, 1)), (4, 12, (4, 1)), (5, 12, (1, 5)), (6, 12, (6, 1)), (8, 12, (4, 2)), (16, 12, (4, 4)), (8, 8, (8, 1)),
+    (1, 12, (1, 1)), (2, 12, (2, 1)), (4, 12, (4, 1)), (5, 12, (1, 5)), (6, 12, (6, 1)), (8, 12, (4, 2)), (16, 12, (4, 4)),
+    (8, 8, (8, 1)),
 ])
 def test_heads_are_dealt_before_keys_are_gathered(devices, heads, expected):
   assert sequence.degrees(devices, heads) == expected
+
+
+def _meshed(sizes):
+  return jax.set_mesh(meshes.make_mesh(MeshConfig(*sizes), devices=jax.devices()[:int(np.prod(sizes))]))
+
+
+SEGMENTS = {  # names, lengths and masks: as in the encoder stage with image tokens, and as in the decoder
+    "encoder": (("video", None, None), (24, 3, 5), (None, None, np.arange(5)[None] < np.array([[5], [2]]))),
+    "decoder": (("video", "video"), (24, 24), (None, None)),
+}
+
+
+def _attention(kind, backend):
+  """(loss of the attention's output, its inputs): q, k and v of each segment."""
+  names, lengths, masks = SEGMENTS[kind]
+  parts = [jax.random.normal(jax.random.key(i), (3, 2, n, HEADS, 4)) for i, n in enumerate(lengths)]
+
+  def loss(parts):
+    out = attention.attend(*(tuple(p[i] for p in parts) for i in range(3)), masks, backend=backend, names=names)
+    return sum(jnp.sum(jnp.sin(x * (i + 1))) for i, x in enumerate(out)), out
+
+  return jax.value_and_grad(loss, has_aux=True), parts
+
+
+@pytest.mark.parametrize("kind", SEGMENTS)
+@pytest.mark.parametrize("backend", ["xla", "chunked"])
+@pytest.mark.parametrize("sizes", [(1, 1, 8), (1, 1, 6), (1, 2, 4), (2, 1, 3)])
+def test_attention_over_devices_is_attention(monkeypatch, sizes, backend, kind):
+  monkeypatch.setattr(attention, "CHUNK", 5)
+  function, parts = _attention(kind, "xla")
+  alone = function(parts)
+  with _meshed(sizes):
+    spread = jax.jit(_attention(kind, backend)[0])(parts)
+  for a, b in zip(jax.tree.leaves(spread), jax.tree.leaves(alone)):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+def test_chunked_attention_over_devices_never_holds_all_logits(monkeypatch):
+  monkeypatch.setattr(attention, "CHUNK", 4)
+  sizes = {}
+  for backend in ("xla", "chunked"):
+    function, parts = _attention("decoder", backend)
+    with _meshed((1, 1, 8)):
+      text = jax.jit(function).lower(parts).compile().as_text()
+    sizes[backend] = [b.bytes for b in compiled.largest_buffers(text, 5)]
+  logits = 2 * (HEADS // 4) * (48 // 2) * 48 * 4  # (B, heads of a device, queries of a device, keys) in float32
+  assert logits in sizes["xla"] and max(sizes["chunked"]) < logits
+
+
+def test_routing_costs_no_collective():
+  def there_and_back(key, x):
+    route = routing.draw(key, B, 48, keep=0.5, groups=GROUPS, policy="random")
+    kept, bypass = routing.leave(x, route)
+    return jnp.sum(jnp.sin(routing.rejoin(jnp.cos(kept), bypass, route)))
+
+  with _meshed((2, 1, 4)):
+    x = jax.device_put(jnp.ones((B, 48, 6)), jax.sharding.PartitionSpec("data", "sequence"))
+    text = jax.jit(jax.grad(there_and_back, argnums=1)).lower(jax.random.key(0), x).compile().as_text()
+  assert compiled.collectives(text) == []
+  assert "scatter" not in text
+
+
+def test_a_block_exchanges_tokens_for_heads_and_nothing_else():
+  cfg, mesh = _config(), meshes.make_mesh(MeshConfig(1, 1, 4), devices=jax.devices()[:4])
+  params, inputs = _params(cfg)["model"], _inputs(cfg)
+
+  def loss(params, x):
+    velocity, _ = transformer.apply(params, cfg, x["latents"], x["t"], x["text"], text_mask=x["text_mask"], image=x["image"])
+    return jnp.mean(jnp.square(velocity - x["target"]))
+
+  shardings = sharding.parameter_shardings(params, mesh)
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(params, shardings), meshes.global_batch(mesh, inputs)
+    text = jax.jit(jax.grad(loss), out_shardings=shardings).lower(*placed).compile().as_text()
+  found = [c for c in compiled.collectives(text) if c.bytes > 5000]  # what is left out are tables of angles
+  blocks = sum(dataclasses.asdict(cfg.depths).values())
+  # Into heads and out of them: in the forward pass, in the rematerialised one, and back.
+  assert sum(c.count for c in found if c.kind == "all-to-all") == 6 * blocks
+  assert not [c for c in found if c.kind == "collective-permute"]
+  gathers = [line for line in text.split("\n") if " all-gather(" in line]
+  assert gathers and not [line for line in gathers if "f32[8,5," in line or "f32[8,3," in line]  # text and image are whole already

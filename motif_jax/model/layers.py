@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from motif_jax.config import ModelConfig
-from motif_jax.mesh import constrain
+from motif_jax.mesh import constrain, whole_features
 from motif_jax.model.rope import Rope, rotate
 
 EPS = 1e-6
@@ -46,7 +46,8 @@ def linear(x: Array, kernel: Array, bias: Array | None, axes: int = 1) -> Array:
   where it is used, so that under rematerialisation no device holds more than one block's.  Gradients of kernel and bias are
   float32 sums, over tokens and over devices; autodiff would round each device's sum to bfloat16, and sum biases in it.
   """
-  out = jnp.tensordot(x, _whole(kernel, x.dtype), axes)
+  # Features stay whole: the partitioner would cut those of text tokens over "sequence", and gather them again for attention.
+  out = whole_features(jnp.tensordot(whole_features(x, axes), _whole(kernel, x.dtype), axes), kernel.ndim - axes)
   return out if bias is None else out + bias.astype(x.dtype)
 
 
@@ -62,7 +63,9 @@ def _linear_backward(axes, saved, gradient):
   x, kernel, bias = saved
   tokens = list(range(x.ndim - axes))
   outputs = kernel.ndim - axes
+  x, gradient = whole_features(x, axes), whole_features(gradient, outputs)
   to_x = jnp.tensordot(gradient, jnp.moveaxis(_whole(kernel, x.dtype), range(axes), range(outputs, kernel.ndim)), outputs)
+  to_x = whole_features(to_x, axes)
   to_kernel = jnp.tensordot(x, gradient, (tokens, tokens), preferred_element_type=jnp.float32)
   to_bias = None if bias is None else jnp.sum(gradient, axis=tokens, dtype=jnp.float32)
   return to_x, to_kernel, to_bias
@@ -117,7 +120,9 @@ class Modulation(nn.Module):
     bias = self.param("bias", ZEROS, (self.count * width,))
     active = nn.silu(cond).astype(self.dtype)
     out = jnp.dot(active, _whole(kernel, active.dtype), preferred_element_type=jnp.float32) + bias.astype(active.dtype)
-    return jnp.split(out[:, None, :], self.count, axis=-1)
+    # Pinned: left to itself the partitioner spreads features over the mesh, and every split of them becomes a dozen permutes.
+    parts = jnp.split(constrain(out, "batch", None)[:, None, :], self.count, axis=-1)
+    return [constrain(part, "batch", None, None) for part in parts]
 
 
 class Heads(nn.Module):

@@ -121,10 +121,11 @@ def apply(params: dict, cfg: ModelConfig, latents: Array, t: Array, text: Array,
 
   grid = tuple(size // p for size, p in zip(latents.shape[1:4], cfg.patch))
   video = embedded = constrain(embed("video_embed", patchify(latents, cfg)), "batch", "video", None)
-  cond = embed("time_embed", time_features(t))
+  cond = constrain(embed("time_embed", time_features(t)), "batch", None)
   context = (embed("text_embed", text),) if image is None else (embed("image_embed", image), embed("text_embed", text))
+  context = tuple(constrain(tokens, "batch", None, None) for tokens in context)
   masks = (None,) * len(context) + (text_mask,)
-  full_rope = rope = make_rope(grid, cfg.rope_axes, cfg.rope_theta)
+  full_rope = rope = Rope(*(constrain(part, "video", None) for part in make_rope(grid, cfg.rope_axes, cfg.rope_theta)))
 
   bypass, tapped = None, None
   for kind, start, stop, routed, tap in plan:
