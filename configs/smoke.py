@@ -14,7 +14,7 @@ def get_config():
       dtype="float32", remat="none", unroll=2,
   ))
   c.route.update(dict(start=1, stop=2, keep=0.5, groups=4, last_step=400))
-  c.alignment.update(dict(teacher_dim=33, tap=2, hidden=128, weight=0.5, last_step=400))
+  c.alignment.update(dict(teacher_dim=45, tap=2, hidden=128, weight=0.5, last_step=400))
   c.times.update(dict(shift=8.0, std=1.2))  # unshifted, only 1 sample in 70 would have t > 0.9
   c.data.update(dict(batch_size=32, workers=0, text_tokens=20))
   c.optimizer.update(dict(kind="muon", rate=6e-3, warmup=40, decay="cosine", ema=0.998))

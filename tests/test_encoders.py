@@ -232,11 +232,17 @@ def test_a_flat_grey_image_has_a_direction():
 def test_the_flow_of_the_teacher_points_along_the_motion():
   rng = np.random.default_rng(0)
   video = np.stack([shapes.render(shapes.Clip("green", "ring", "large", motion, "white"), rng) for motion in shapes.MOTIONS])
-  flow = described(video / 127.5 - 1, tuple(range(1, 8)))[..., -6:-4].mean((1, 2, 3))
+  flow = described(video / 127.5 - 1, tuple(range(1, 8)))[..., 27:29].mean((1, 2, 3))
   for got, direction in zip(flow, shapes.MOTIONS.values()):
     strength = np.abs(got).max()
     np.testing.assert_allclose(got, strength * np.array(direction), atol=0.02)
     assert strength > 0.05 or direction == (0, 0)
+
+
+def test_every_place_of_a_flat_clip_looks_different():
+  features = described(np.zeros((1, 3, 32, 32, 3), np.float32), (0.0, 1.0, 2.0)).reshape(3 * 8 * 8, -1)
+  cosine = features @ features.T / np.linalg.norm(features, axis=-1) / np.linalg.norm(features, axis=-1)[:, None]
+  assert (cosine - np.eye(len(features))).max() < 0.995
 
 
 def test_edges_of_another_orientation_fall_into_another_bin():

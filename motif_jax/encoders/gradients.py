@@ -1,9 +1,11 @@
 """A teacher without weights: what a frozen video encoder gives, from hand-made features (as targets: MaskFeat, arXiv 2112.09133).
 
-Each cell of each frame is described by three blocks, each of L2 norm 1 or less:
+Each cell of each frame is described by four blocks, each of L2 norm 1 or less:
   edges   histogram of gradient orientations of luma and two opponent colours, weighted by magnitude (3 x ORIENTATIONS)
   motion  frame difference per colour channel, and the normal flow, the direction in which luma edges move (3 + 2)
   colour  mean colour, and a constant that keeps a grey, flat, still cell from being the zero vector (3 + 1)
+  place   cosines and sines of where the cell lies in the clip (3 axes x 2 frequencies x 2); features of learned video encoders
+          carry it too, and the backbone, whose RoPE is relative, has no other direct reason to find it out
 The whole frame is first stretched to a square, as for a learned teacher (recipe.md section 4).
 """
 
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 ORIENTATIONS = 8  # of undirected edges, over half a turn
+PLACE_FREQUENCIES = (1, 2)  # half turns over an axis: the first tells all places apart, the second neighbours better
 FLOOR = 0.05  # blocks weaker than this are left weak: normalising them would show noise at full strength
 OPPONENT = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]], np.float32) / np.sqrt(np.array([[3], [2], [6]], np.float32))
 
@@ -24,13 +27,13 @@ class Gradients:
   """A grid of `size // cell` squared cells per frame; 8 x 8 by default."""
 
   name: str = "gradients"
-  version: str = "1"
+  version: str = "2"
   size: int = 32  # pixels of the square
   cell: int = 4  # pixels of a cell
 
   @property
   def dim(self) -> int:
-    return 3 * ORIENTATIONS + 5 + 4
+    return 3 * ORIENTATIONS + 5 + 4 + 6 * len(PLACE_FREQUENCIES)
 
   def encode(self, video, times):
     """Features (B, len(times), h, w, dim) float32 of a video (B, F, H, W, 3) in [-1, 1] at pixel-frame `times` in [0, F - 1]."""
@@ -41,7 +44,10 @@ class Gradients:
     shape = (*video.shape[:2], self.size, self.size, 3)
     square = jax.image.resize(video.astype(jnp.float32), shape, "linear", antialias=True)
     colours = jnp.matmul(square, OPPONENT.T, precision="highest")
-    features = jnp.concatenate([self._edges(colours), self._motion(colours), self._colour(colours)], axis=-1)
+    described = [self._edges(colours), self._motion(colours), self._colour(colours)]
+    grid = described[0].shape[1:4]
+    described.append(jnp.broadcast_to(_place(grid), (len(video), *grid, 6 * len(PLACE_FREQUENCIES))))
+    features = jnp.concatenate(described, axis=-1)
     # Features exist at every frame; between two of them they are taken linearly.
     before = np.minimum(np.floor(times).astype(int), max(frames - 2, 0))
     after, share = np.minimum(before + 1, frames - 1), (times - before)[:, None, None, None]
@@ -67,6 +73,13 @@ class Gradients:
 
   def _pool(self, pixels):
     return reduce(pixels, "b f (y h) (x w) c -> b f y x c", "mean", h=self.cell, w=self.cell)
+
+
+def _place(grid):
+  """Where each cell of a (F, h, w) grid lies, (F, h, w, 12), of norm 1."""
+  axes = np.meshgrid(*((np.arange(size) + 0.5) / size for size in grid), indexing="ij")  # each in (0, 1)
+  waves = [wave(np.pi * frequency * place) for place in axes for frequency in PLACE_FREQUENCIES for wave in (np.cos, np.sin)]
+  return np.stack(waves, axis=-1).astype(np.float32) / np.sqrt(3 * len(PLACE_FREQUENCIES))
 
 
 def _slope(x, axis):
