@@ -13,13 +13,17 @@ find_python312() {
   done
 }
 
+run_tests() {  # files are dealt to processes whole, so that what a file prepares is prepared once
+  "$RUN_PYTHON" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+}
+
 export JAX_PLATFORMS=cpu
 setup "${PYTHON:-python3}" .venv requirements-test.txt
-"$RUN_PYTHON" -m pytest "$@"
+run_tests "$@"
 
 version=$("$RUN_PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 python312=$(find_python312 || true)
 if [ "$version" != 3.12 ] && [ -n "$python312" ]; then
   setup "$python312" .venv312 requirements-test.txt
-  "$RUN_PYTHON" -m pytest "$@"
+  run_tests "$@"
 fi
