@@ -226,7 +226,7 @@ def test_the_sources_are_found():
     (home_faults, "launch/train", "from . import sample", "neither ours nor in HOMES"),
     (bare_faults, "motif_jax/mesh", "import orbax", "motif_jax/model/blocks cannot run on a bare GPU image"),
     (cycles, "motif_jax/mesh", "import motif_jax.model.blocks", "imports itself"),
-], ids=str)
+], ids=lambda x: getattr(x, "__name__", str(x)))
 def test_the_checks_catch_what_they_forbid(check, file, text, said):
   tree = {f: "" for f in ("motif_jax/config", "motif_jax/mesh", "motif_jax/sharding", "motif_jax/model/stack", "launch/train",
                           "motif_jax/data/record", "motif_jax/weights/load", "motif_jax/flow/path")}
