@@ -10,7 +10,7 @@ import pytest
 
 from configs import base, motif_2b
 from motif_jax import compiled, config, mesh as meshes, sharding
-from motif_jax.budget import devices, flops, memory, recipe, traffic, workload
+from motif_jax.budget import devices, flops, memory, recipe, throughput, traffic, workload
 from motif_jax.budget.workload import Split, Tokens
 from motif_jax.model import routing, stack, transformer
 from motif_jax.model.blocks import block_of
@@ -317,3 +317,26 @@ def test_routing_makes_its_stages_cheaper_by_what_it_leaves_out():
 def test_a_utilisation_that_is_no_share_is_an_error(utilisation):
   with pytest.raises(ValueError, match="share of the device's peak"):
     recipe.costs(RELEASED, H200, utilisation=utilisation, strides=(4, 8, 8))
+
+
+# Rates
+
+
+def test_the_work_of_a_step_is_dealt_to_the_devices():
+  cfg = small(data__batch_size=8, route__keep=0.5)
+  grid, routed = (4, 16, 16), make_plan(cfg.model.depths, (0, 4))
+  one = throughput.step_work(cfg, grid, TEXT, routed, (1, 1, 1))
+  tokens = workload.tokens_of(cfg.model, grid, TEXT)
+  assert one.tokens == 8 * tokens.video and one.model_flops == 8 * flops.model_flops(cfg.model, tokens).total
+  dense = throughput.step_work(cfg, grid, TEXT, make_plan(cfg.model.depths), (1, 1, 1))
+  assert dense.model_flops == one.model_flops  # whatever is left out
+  assert dense.executed_flops == pytest.approx(dense.model_flops * 4 / 3, rel=0.02)  # remat repeats the forward pass
+  assert one.executed_flops < 0.9 * dense.executed_flops  # half of the tokens skip half of the blocks
+  eight = throughput.step_work(cfg, grid, TEXT, routed, (2, 2, 2))
+  assert (eight.tokens, eight.model_flops) == (one.tokens, one.model_flops / 8)
+  assert 1 <= eight.executed_flops * 8 / one.executed_flops < 1.2  # text is whole on every device of the sequence axis
+
+
+def test_only_devices_of_known_peak_have_one():
+  assert throughput.peak_of("NVIDIA H200") == devices.DEVICES["h200"].flops
+  assert throughput.peak_of("NVIDIA H200 NVL") is None and throughput.peak_of("cpu") is None

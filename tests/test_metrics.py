@@ -72,16 +72,29 @@ def test_speed_leaves_out_the_first_step_and_pauses():
   now = [0.0]
   progress = metrics.Progress(100, clock=lambda: now[0])
   now[0] = 60.0  # compilation
-  progress.stepped(1, 10)
+  progress.stepped(1, (10, 1e12, 2e12))
   assert progress.rates(1) == {}
   now[0] = 62.0
-  progress.stepped(5, 10)
+  progress.stepped(5, (10, 1e12, 2e12))
   with progress.paused():
     now[0] = 1062.0  # validation
-  assert progress.rates(5) == {"steps_per_second": 2.0, "tokens_per_second": 5.0, "seconds_left": 47.5}
+  assert progress.rates(5) == {"steps_per_second": 2.0, "tokens_per_second": 5.0, "seconds_left": 47.5, "model_tflops": 0.5,
+                               "executed_tflops": 1.0}
   now[0] = 1063.0
-  progress.stepped(6, 30)
-  assert progress.rates(6) == {"steps_per_second": 1.0, "tokens_per_second": 30.0, "seconds_left": 94.0}
+  progress.stepped(6, (30, 3e12, 1e12))
+  assert progress.rates(6) == {"steps_per_second": 1.0, "tokens_per_second": 30.0, "seconds_left": 94.0, "model_tflops": 3.0,
+                               "executed_tflops": 1.0}
+
+
+def test_mfu_is_the_share_of_the_peak_that_model_flops_reach():
+  now = [0.0]
+  progress = metrics.Progress(100, peak=1e15, clock=lambda: now[0])
+  progress.stepped(1, (10, 4e14, 9e14))
+  now[0] = 2.0
+  progress.stepped(2, (10, 4e14, 9e14))
+  values = progress.rates(2)
+  assert values["mfu"] == pytest.approx(0.2)
+  assert "  20.0% MFU  " in progress.line(2, values)
 
 
 def test_the_progress_line_says_what_is_known():

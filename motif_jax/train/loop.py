@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from motif_jax import mesh as meshes, sample, sharding
+from motif_jax.budget import throughput
 from motif_jax.config import Config
 from motif_jax.data import buckets, dataset as datasets, pipeline
 from motif_jax.encoders import registry
@@ -93,7 +94,8 @@ def run(job: Job) -> TrainState:
     start = int(state.step)
     say(*describe(cfg, mesh, abstract), f"from step {start} to {cfg.train.steps} in {job.workdir}")
     source = stack.enter_context(contextlib.closing(job.batches(start)))
-    report, tasks = Report(cfg, writer), _tasks(job, writer, manager)
+    report = Report(cfg, writer, peak=throughput.peak_of(mesh.devices.flat[0].device_kind))
+    tasks = _tasks(job, writer, manager)
     interrupted = False
     for step in range(start, cfg.train.steps):
       plan = plan_at(cfg, step)
@@ -101,7 +103,8 @@ def run(job: Job) -> TrainState:
         steps[plan] = make_train_step(cfg, mesh, optimizer, plan=plan, measure=metrics.measure)
       _, batch = next(source)
       state, measured = steps[plan](state, meshes.global_batch(mesh, batch))
-      report.add(step + 1, measured, tokens=cfg.data.batch_size * math.prod(token_grid(cfg, batch["latents"].shape)))
+      report.add(step + 1, measured, throughput.step_work(cfg, batch["latents"].shape[1:4], batch["text"].shape[1], plan,
+                                                          tuple(mesh.shape.values())))
       interrupted = interrupt.agreed()
       if interrupted:
         break
@@ -136,23 +139,23 @@ def _tasks(job, writer, manager) -> list[tuple[int, Callable]]:
 class Report:
   """Writes metrics every `log_every` steps.  Those of a step are fetched when the next one is under way: no device waits."""
 
-  def __init__(self, cfg: Config, writer: metrics.Writer):
+  def __init__(self, cfg: Config, writer: metrics.Writer, *, peak: float | None):
     self._every, self._stop, self._writer = cfg.train.log_every, cfg.train.steps, writer
-    self._progress = metrics.Progress(cfg.train.steps)
+    self._progress = metrics.Progress(cfg.train.steps, peak=peak)
     self._pending = self._total = None
 
-  def add(self, step: int, measured, *, tokens: int) -> None:
+  def add(self, step: int, measured, work: throughput.Work) -> None:
     """Takes the metrics of `step`, just dispatched, and fetches those of the step before."""
     self.flush()
-    self._pending = step, measured, tokens
+    self._pending = step, measured, work
 
   def flush(self) -> None:
     """Fetches what is pending; writes where it is time to."""
     if self._pending is None:
       return
-    (step, measured, tokens), self._pending = self._pending, None
+    (step, measured, work), self._pending = self._pending, None
     self._total = metrics.merged(self._total, measured)
-    self._progress.stepped(step, tokens)
+    self._progress.stepped(step, work)
     if step % self._every == 0 or step == self._stop:
       values = metrics.values_of(self._total) | self._progress.rates(step)
       self._writer.scalars(step, values, prefix="train")

@@ -100,19 +100,25 @@ def gif(video: np.ndarray, *, fps: int) -> bytes:
 
 
 class Progress:
-  """Speed since the last report, and the time left at that speed.  The clock stands still inside `paused`."""
+  """Speed since the last report, and the time left at that speed.  The clock stands still inside `paused`.
 
-  def __init__(self, stop: int, *, clock: Callable[[], float] = time.perf_counter):
-    self._stop, self._clock = stop, clock
+  `peak`: FLOP/s of one device, where it is known.
+  """
+
+  def __init__(self, stop: int, *, peak: float | None = None, clock: Callable[[], float] = time.perf_counter):
+    self._stop, self._peak, self._clock = stop, peak, clock
     self._since: tuple[int, float] | None = None  # step and time of the last report
-    self._tokens = 0
+    self._done = np.zeros(3)  # video tokens, model FLOPs and executed FLOPs since then
 
-  def stepped(self, step: int, tokens: int) -> None:
-    """Takes note that `step` is done, which had `tokens` video tokens.  The first one compiled, and is not timed."""
+  def stepped(self, step: int, work: tuple[float, float, float]) -> None:
+    """Takes note that `step` is done.  The first one compiled, and is not timed.
+
+    `work`: its video tokens, and the model FLOPs and executed FLOPs of one device (`budget.throughput.Work`).
+    """
     if self._since is None:
       self._since = step, self._clock()
     else:
-      self._tokens += tokens
+      self._done += work
 
   @contextlib.contextmanager
   def paused(self):
@@ -123,19 +129,26 @@ class Progress:
       self._since = self._since[0], self._since[1] + self._clock() - began
 
   def rates(self, step: int) -> dict[str, float]:
-    """steps_per_second, tokens_per_second and seconds_left as of `step`; empty before there is a timed step."""
+    """What was reached per second as of `step`, by name; empty before there is a timed step.
+
+    steps_per_second, tokens_per_second, seconds_left; of one device model_tflops and executed_tflops per second, and where its
+    peak is known mfu, the share of it that model FLOPs reach.
+    """
     if self._since is None or step <= self._since[0]:
       return {}
     seconds = max(self._clock() - self._since[1], 1e-9)
-    speed, tokens = (step - self._since[0]) / seconds, self._tokens / seconds
-    self._since, self._tokens = (step, self._clock()), 0
-    return {"steps_per_second": speed, "tokens_per_second": tokens, "seconds_left": (self._stop - step) / speed}
+    speed, (tokens, model, executed) = (step - self._since[0]) / seconds, map(float, self._done / seconds)
+    self._since, self._done = (step, self._clock()), np.zeros(3)
+    rates = {"steps_per_second": speed, "tokens_per_second": tokens, "seconds_left": (self._stop - step) / speed,
+             "model_tflops": model / 1e12, "executed_tflops": executed / 1e12}
+    return rates | ({"mfu": model / self._peak} if self._peak else {})
 
   def line(self, step: int, values: dict[str, float]) -> str:
     """One line for the terminal of metrics and rates by name."""
     named = [f"{label} {values[name]:.4g}" for name, label in SHOWN.items() if name in values]
     if "steps_per_second" in values:
-      named += [f"{values['steps_per_second']:.3g} steps/s", f"{values['tokens_per_second']:.3g} tokens/s",
+      reached = [f"{values['mfu']:.1%} MFU"] if "mfu" in values else []
+      named += [f"{values['steps_per_second']:.3g} steps/s", f"{values['tokens_per_second']:.3g} tokens/s", *reached,
                 f"{duration(values['seconds_left'])} left"]
     return "  ".join([f"step {step}/{self._stop}", *named])
 
