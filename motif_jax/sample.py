@@ -101,6 +101,7 @@ def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[
     yield from np.asarray(decode(codec, latents))[:len(now)]
 
 
+@jax.named_scope("noise")
 def initial_noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:
   """Normal noise (B, *shape) float32 in which row i depends on `key` and indices[i] (B,) alone."""
   return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))(indices)

@@ -6,6 +6,7 @@ A rule is a function `(cond, uncond, scale) -> velocity`: another kind of guidan
 
 from collections.abc import Callable
 
+import jax
 from jax import Array
 
 
@@ -19,6 +20,7 @@ def guided(velocity_pair: Callable, scale, *, rule: Callable = classifier_free) 
 
   def v(x, t):
     cond, uncond = velocity_pair(x, t)
-    return rule(cond, uncond, scale)
+    with jax.named_scope("guidance"):
+      return rule(cond, uncond, scale)
 
   return v

@@ -32,7 +32,8 @@ def integrate(v: Callable, x: Array, times: Array, sampler: str) -> Array:
   times = jnp.asarray(times)
 
   def body(x, interval):
-    return step(v, x, *interval), None
+    with jax.named_scope(sampler):
+      return step(v, x, *interval), None
 
   return jax.lax.scan(body, x, (times[:-1], times[1:]))[0]
 

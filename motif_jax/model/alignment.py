@@ -33,6 +33,7 @@ def init_projector(key: Array, cfg: AlignmentConfig, width: int) -> dict:
   return Projector(cfg.hidden, cfg.teacher_dim).init(key, jnp.zeros((1, 1, width)))["params"]
 
 
+@jax.named_scope("alignment")
 def alignment_loss(params: dict, cfg: AlignmentConfig, tapped: Array, teacher: Array, grid: tuple[int, int, int],
                    route: Route | None) -> Array:
   """1 - cosine of projected and teacher features, mean over tokens, (B,) float32 (REPA eq. 8 with cosine similarity).

@@ -7,6 +7,7 @@ segment is the one that RoPE turns and that cross-attention writes to; the last 
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
@@ -89,8 +90,9 @@ class DualBlock(nn.Module):
 
     normed = [mod.apply(x) for mod, x in zip(attention_mods, tokens)]
     q, k, v = zip(*(s.attention(x, r) for s, x, r in zip(streams, normed, ropes)))
-    attended = _attended(q, k, v, masks, self.cfg, ("video",) + (None,) * context)
-    attended = [s.attention.out(a) for s, a in zip(streams, attended)]
+    with jax.named_scope("attention"):
+      attended = _attended(q, k, v, masks, self.cfg, ("video",) + (None,) * context)
+    attended = [s.attention.merge(a) for s, a in zip(streams, attended)]
     tokens = [mod.add(x, a) for mod, x, a in zip(attention_mods, tokens, attended)]
     if self.cfg.cross_attention.dual:
       tokens[0] += self.cross(attended[0], normed[-1], masks[-1], rope)  # not gated
@@ -121,14 +123,16 @@ class SingleBlock(nn.Module):
 
     normed = [mod.apply(x) for x in tokens]
     q, k, v = zip(*(self.attention(x, r) for x, r in zip(normed, ropes)))
-    attended = list(_attended(q, k, v, masks, self.cfg, names))
+    with jax.named_scope("attention"):
+      attended = list(_attended(q, k, v, masks, self.cfg, names))
     if self.cross_kind != "none":  # before the projection, so the block's gate acts on it
       video = attended[0].reshape(tokens[0].shape)
       own = (self.attention.query_norm, k[-1], v[-1])
       attended[0] += self.cross(video, normed[-1], masks[-1], rope, own).reshape(attended[0].shape)
-    return tuple(mod.add(x, self.attention.out(a) + self.mlp(n)) for x, a, n in zip(tokens, attended, normed))
+    return tuple(mod.add(x, self.attention.merge(a) + self.mlp(n)) for x, a, n in zip(tokens, attended, normed))
 
 
+@jax.named_scope("attend")
 def _attended(queries: Tokens, keys: Tokens, values: Tokens, masks: Masks, cfg: ModelConfig, names: tuple,
               key_names: tuple | None = None) -> Tokens:
   """What `attend` gives, under the name by which rematerialisation may save it.

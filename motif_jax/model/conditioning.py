@@ -3,6 +3,7 @@
 Training and sampling meet here, so that a model is asked what it was taught.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,6 +17,7 @@ def blur_level(t: Array, levels: int) -> Array:
   return jnp.clip((t * levels).astype(jnp.int32), 0, levels - 1)
 
 
+@jax.named_scope("input")
 def network_input(noisy: Array, first_frame: Array, t: Array, conditioned: Array) -> Array:
   """(B, F, H, W, 2C + 1): [noisy | first-frame latent at frame 0, zeros elsewhere | 1 at frame 0, zeros elsewhere].
 

@@ -98,10 +98,12 @@ class Triple(NamedTuple):
   scale: Array
   gate: Array
 
+  @jax.named_scope("modulation")
   def apply(self, x: Array) -> Array:
     """Layer-normalised x (B, L, D), scaled and shifted, in the dtype of x."""
     return (layer_norm(x) * (1 + self.scale) + self.shift).astype(x.dtype)
 
+  @jax.named_scope("modulation")
   def add(self, x: Array, branch: Array) -> Array:
     """x plus the gated output of its branch, rounded once to the dtype of x."""
     return (x + self.gate * branch).astype(x.dtype)
@@ -143,6 +145,10 @@ class Heads(nn.Module):
     if rope is not None:
       q, k = rotate(q, rope), rotate(k, rope)
     return q, k, v
+
+  def merge(self, attended: Array) -> Array:
+    """(B, L, D) of what attention gave to each head (B, L, N, dh)."""
+    return self.out(attended)
 
 
 class Mlp(nn.Module):

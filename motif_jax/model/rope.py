@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -14,6 +15,7 @@ class Rope(NamedTuple):
   sin: Array
 
 
+@jax.named_scope("rope")
 def make_rope(grid: tuple[int, int, int], axes: tuple[int, int, int], theta: float) -> Rope:
   """The rotations of a (frames, height, width) token grid, row-major: angle = position * theta^(-2j / axis width).
 
@@ -33,6 +35,7 @@ def make_rope(grid: tuple[int, int, int], axes: tuple[int, int, int], theta: flo
   return Rope(*(jnp.concatenate(parts, axis=-1).reshape(length, -1) for parts in (cos, sin)))
 
 
+@jax.named_scope("rope")
 def rotate(x: Array, rope: Rope) -> Array:
   """x (B, L, N, dh) with each interleaved feature pair rotated by its token's angle; float32 inside, x's dtype outside."""
   even, odd = jnp.moveaxis(x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2), -1, 0)

@@ -57,6 +57,7 @@ def from_ids(kept: Array, bypass: Array) -> Route:
   return Route(kept.astype(jnp.int32), bypass.astype(jnp.int32), jnp.argsort(order, axis=-1).astype(jnp.int32))
 
 
+@jax.named_scope("routing")
 def draw(key: Array, batch: int, length: int, *, keep: float, groups: int, policy: str) -> Route:
   """A `Route` for `batch` sequences of `length` tokens, by a policy of `POLICIES`.
 
@@ -90,12 +91,14 @@ def _tokens(x):
 
 
 @jax.custom_vjp
+@jax.named_scope("routing")
 def leave(x: Array, route: Route) -> tuple[Array, Array]:
   """The kept (B, K, D) and the bypassed (B, L - K, D) tokens of x (B, L, D)."""
   return take(x, route.kept), take(x, route.bypass)
 
 
 @jax.custom_vjp
+@jax.named_scope("routing")
 def rejoin(kept: Array, bypass: Array, route: Route) -> Array:
   """All tokens (B, L, D) in their places: the inverse of `leave`."""
   tokens = _tokens(kept)

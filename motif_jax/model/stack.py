@@ -28,11 +28,11 @@ def run_span(params: dict, cfg: ModelConfig, kind: str, start: int, stop: int, t
   block = block_of(kind, cfg)
 
   def body(tokens, layer):
-    with jax.named_scope(kind):
-      return block.apply({"params": layer}, tokens, masks, cond, rope), None
+    return block.apply({"params": layer}, tokens, masks, cond, rope), None
 
-  span = params if (start, stop) == (0, getattr(cfg.depths, kind)) else jax.tree.map(lambda w: w[start:stop], params)
-  return jax.lax.scan(REMAT[cfg.remat](body), tokens, span, unroll=min(cfg.unroll, stop - start))[0]
+  with jax.named_scope(kind):
+    span = params if (start, stop) == (0, getattr(cfg.depths, kind)) else jax.tree.map(lambda w: w[start:stop], params)
+    return jax.lax.scan(REMAT[cfg.remat](body), tokens, span, unroll=min(cfg.unroll, stop - start))[0]
 
 
 def kinds_of(cfg: ModelConfig) -> list[str]:

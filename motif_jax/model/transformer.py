@@ -117,7 +117,7 @@ def apply(params: dict, cfg: ModelConfig, latents: Array, t: Array, text: Array,
   if any(segment.routed for segment in plan) != (route is not None):
     raise ValueError("The plan routes tokens and no route was given, or the other way round; pass both or neither.")
   modules = _modules(cfg)
-  embed = lambda name, *inputs: modules[name][0].apply({"params": params[name]}, *inputs)
+  embed = lambda name, *inputs: jax.named_scope(name)(modules[name][0].apply)({"params": params[name]}, *inputs)
 
   grid = tuple(size // p for size, p in zip(latents.shape[1:4], cfg.patch))
   video = embedded = constrain(embed("video_embed", patchify(latents, cfg)), "batch", "video", None)
@@ -145,12 +145,14 @@ def apply(params: dict, cfg: ModelConfig, latents: Array, t: Array, text: Array,
   return unpatchify(embed("output", video, cond), grid, cfg), Aux(tapped)
 
 
+@jax.named_scope("patchify")
 def patchify(latents: Array, cfg: ModelConfig) -> Array:
   """(B, F, H, W, 2C + 1) -> (B, L, features) with the channel as the slowest feature."""
   pt, ph, pw = cfg.patch
   return rearrange(latents, "b (f pt) (h ph) (w pw) c -> b (f h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
 
 
+@jax.named_scope("unpatchify")
 def unpatchify(patches: Array, grid: tuple[int, int, int], cfg: ModelConfig) -> Array:
   """(B, L, features) -> (B, F, H, W, C) float32."""
   (f, h, w), (pt, ph, pw) = grid, cfg.patch
@@ -158,6 +160,7 @@ def unpatchify(patches: Array, grid: tuple[int, int, int], cfg: ModelConfig) -> 
   return out.astype(jnp.float32)
 
 
+@jax.named_scope("time_embed")
 def time_features(t: Array) -> Array:
   """[cos | sin] features (B, 256) float32 of 1000 t; float32 up to here, because bfloat16 would round 998.64 to 1000."""
   half = TIME_FEATURES // 2
@@ -168,6 +171,7 @@ def time_features(t: Array) -> Array:
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
+@jax.named_scope("routing")
 def gather_rope(rope: Rope, route: Route) -> Rope:
   """The rotations of the kept tokens, (B, K, dh / 2)."""
   batch = route.kept.shape[0]

@@ -30,6 +30,7 @@ def token_grid(cfg: Config, latents_shape: tuple[int, ...]) -> tuple[int, int, i
   return tuple(size // p for size, p in zip(latents_shape[1:4], cfg.model.patch))
 
 
+@jax.named_scope("draws")
 def draw(key: Array, cfg: Config, latents_shape: tuple[int, ...], *, routed: bool) -> Draws:
   """The random choices for latents of that shape; a route only if `routed`."""
   batch, frames = latents_shape[:2]
@@ -71,6 +72,7 @@ def objective(params: dict, cfg: Config, batch: dict, draws: Draws, plan: tuple[
   return total, parts
 
 
+@jax.named_scope("loss")
 def flow_matching(velocity: Array, target: Array) -> Array:
   """(B,) float32: mean squared error of the velocity (B, F, H, W, C) of each sample."""
   error = velocity.astype(jnp.float32) - target.astype(jnp.float32)

@@ -49,11 +49,13 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
     key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
     draws = losses.draw(key, cfg, batch["latents"].shape, routed=routed)
     parts, gradients = accumulated(state.params, cfg, batch, draws, plan, shardings.params)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("optimizer"):
+      updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
     ema = moved_average(state.ema, params["model"], state.step, cfg.optimizer.ema)
     rate = optimizers.rate(state.step, cfg.optimizer, steps=cfg.train.steps)
-    measured = measure(**parts, t=draws.t, gradient_norm=optax.global_norm(gradients), learning_rate=rate)
+    with jax.named_scope("metrics"):
+      measured = measure(**parts, t=draws.t, gradient_norm=optax.global_norm(gradients), learning_rate=rate)
     return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), measured
 
   jitted = jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding(mesh)),
@@ -100,6 +102,7 @@ def microbatches(tree, count: int):
   return jax.tree.map(lambda x: constrain(deal(x), None, "batch", *(None,) * (x.ndim - 1)), tree)
 
 
+@jax.named_scope("ema")
 def moved_average(average: dict, params: dict, step: Array, decay: float) -> dict:
   """The moving average of the parameters after one more update, float32.
 
