@@ -196,7 +196,7 @@ def of_recipe(job: Job) -> list[str]:
 def compiled_lines(job: Job, bucket, plan) -> list[str]:
   """The compiler's memory, products and collectives beside the closed form's."""
   cfg = job.cfg
-  if cfg.model.attention == "cudnn":  # needs a GPU
+  if cfg.model.attention in ("cudnn", "tokamax"):  # they need a GPU
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, attention="chunked"))
   started = time.perf_counter()
   executable = compile_step(cfg, job, bucket, plan)

@@ -12,7 +12,7 @@ CHOICES = {
     "model.cross_attention.query_norm": ("none", "scale", "scale_bias"),
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "attention", "block", "offload"),
-    "model.attention": ("xla", "chunked", "cudnn"),
+    "model.attention": ("xla", "chunked", "cudnn", "tokamax"),
     "route.policy": ("random", "strided"),
     "optimizer.kind": ("adamw", "muon"),
     "optimizer.decay": ("constant", "cosine", "linear"),

@@ -55,12 +55,13 @@ HOMES = {
     "clu": ("motif_jax/train/metrics",),
     "tensorboard": ("motif_jax/train/metrics",),
     "safetensors": ("motif_jax/weights/*",),
+    "tokamax": ("motif_jax/model/attention",),
     "absl": ("launch/*", "motif_jax/train/*"),
 }
 NO_JAX = ("motif_jax/data/*",)  # data never touches a device
 # These, with all that they import, run on a bare GPU image with these packages.
 BARE = ("motif_jax/model/*", "motif_jax/flow/*", "motif_jax/train/step", "motif_jax/budget/*")
-BARE_PACKAGES = {"jax", "flax", "optax", "einops", "chex", "numpy"}
+BARE_PACKAGES = {"jax", "flax", "optax", "einops", "chex", "numpy", "tokamax"}  # tokamax: asked for by name, imported only then
 # clu's writers and periodic actions import TensorFlow; its metrics and parameter overview do not.
 BANNED = ("torch", "torchvision", "tensorflow", "transformers", "diffusers", "keras", "clu.metric_writers",
           "clu.periodic_actions")

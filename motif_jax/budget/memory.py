@@ -176,10 +176,10 @@ def _widths(cfg, count):
 
 
 def _logits(cfg, kind, tokens, split):
-  """Numbers in one array of logits; "chunked" has those of CHUNK queries at a time, and cuDNN none."""
+  """Numbers in one array of logits; "chunked" has those of CHUNK queries at a time, and fused kernels none."""
   video, keys = (2 * tokens.video, 2 * tokens.video) if kind == "decoder" else (tokens.video, tokens.video + tokens.context)
   queries = video / split.keys + (0 if kind == "decoder" else tokens.context)
-  limit = {"xla": queries, "chunked": min(CHUNK, queries), "cudnn": 0}[cfg.attention]
+  limit = {"xla": queries, "chunked": min(CHUNK, queries), "cudnn": 0, "tokamax": 0}[cfg.attention]
   return limit * keys * cfg.heads / split.heads
 
 

@@ -16,6 +16,7 @@ from motif_jax.mesh import parts_of, per_device
 from motif_jax.model import sequence
 
 CHUNK = 512  # queries per step of the chunked backend
+TOKAMAX = "mosaic"  # of tokamax's implementations, the one written for Hopper, forward and backward
 
 
 def attend(queries: tuple[Array, ...], keys: tuple[Array, ...], values: tuple[Array, ...], masks: tuple[Array | None, ...],
@@ -85,14 +86,44 @@ def cudnn(q_BLND: Array, k_BSND: Array, v_BSND: Array, mask_BS: Array | None) ->
 
   The mask becomes a length per sample: cuDNN would turn a boolean mask into a dense L x S bias.
   """
+  _check_gpu("cudnn", q_BLND)
+  batch, length, keys = *q_BLND.shape[:2], k_BSND.shape[1]
+  # jax refuses odd lengths in training where there is a bias, and its check takes the empty array that stands for none for one
+  # (jax 0.10.2 and 0.11.2, `check_is_flash_attention`).  One more row, which the lengths hide, gives exactly the same.
+  even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+  query_lengths = key_lengths = None  # without lengths the kernel has no mask at all
+  if mask_BS is not None or length % 2 or keys % 2:
+    query_lengths = jnp.full((batch,), length, jnp.int32)
+    key_lengths = jnp.full((batch,), keys, jnp.int32) if mask_BS is None else _lengths(mask_BS)
+  out = jax.nn.dot_product_attention(even(q_BLND), even(k_BSND), even(v_BSND), query_seq_lengths=query_lengths,
+                                     key_value_seq_lengths=key_lengths, implementation="cudnn")
+  return out[:, :length]
+
+
+def tokamax(q_BLND: Array, k_BSND: Array, v_BSND: Array, mask_BS: Array | None) -> Array:
+  """tokamax's Mosaic kernels, on Hopper GPUs in bfloat16; masked keys must stand at the tail.
+
+  An optional library (github.com/openxla/tokamax).  Only keys get lengths: lengths of queries would become a dense mask there.
+  """
+  _check_gpu("tokamax", q_BLND)
+  try:
+    import tokamax as library
+  except ImportError as e:
+    raise ValueError("model.attention='tokamax' needs the package tokamax, which needs Python 3.12 and jax 0.11.1 or newer: pip "
+                     f"install tokamax, or use 'cudnn'. Importing it said: {e}") from e
+  lengths = None if mask_BS is None else _lengths(mask_BS)
+  return library.dot_product_attention(q_BLND, k_BSND, v_BSND, key_value_seq_lengths=lengths, implementation=TOKAMAX)
+
+
+def _lengths(mask_BS):
+  return jnp.sum(mask_BS, axis=1, dtype=jnp.int32)
+
+
+def _check_gpu(backend, q):
   platform = jax.default_backend()
-  if platform != "gpu" or q_BLND.dtype != jnp.bfloat16:
-    raise ValueError(f"model.attention='cudnn' needs an NVIDIA GPU and bfloat16; here is {platform} and {q_BLND.dtype}. "
+  if platform != "gpu" or q.dtype != jnp.bfloat16:
+    raise ValueError(f"model.attention={backend!r} needs an NVIDIA GPU and bfloat16; here is {platform} and {q.dtype}. "
                      "Use 'xla' or 'chunked', or set model.dtype='bfloat16' on a GPU.")
-  lengths = None if mask_BS is None else jnp.sum(mask_BS, axis=1, dtype=jnp.int32)
-  query_lengths = None if lengths is None else jnp.full_like(lengths, q_BLND.shape[1])
-  return jax.nn.dot_product_attention(q_BLND, k_BSND, v_BSND, query_seq_lengths=query_lengths, key_value_seq_lengths=lengths,
-                                      implementation="cudnn")
 
 
-BACKENDS = {"xla": xla, "chunked": chunked, "cudnn": cudnn}
+BACKENDS = {"xla": xla, "chunked": chunked, "cudnn": cudnn, "tokamax": tokamax}
