@@ -21,7 +21,9 @@ LAYERS = (
     ("model/blocks", "model/alignment"),
     ("model/stack",),
     ("model/transformer", "encoders/*"),
-    ("train/state", "train/optimizer", "train/losses", "train/metrics", "weights/*", "sample", "budget/*"),
+    ("weights/*",),
+    ("encoders/registry",),
+    ("train/state", "train/optimizer", "train/losses", "train/metrics", "sample", "budget/*"),
     ("train/step", "train/checkpoint", "train/evaluate", "train/interrupt", "evaluate/*"),
     ("train/loop",),
 )
@@ -213,7 +215,7 @@ def test_the_sources_are_found():
 @pytest.mark.parametrize("check, file, text, said", [
     (layer_faults, "motif_jax/mesh", "from motif_jax import sharding", "imports motif_jax/sharding"),
     (layer_faults, "motif_jax/model/blocks", "import motif_jax.model.stack", "imports motif_jax/model/stack"),
-    (layer_faults, "motif_jax/sample", "def f():\n  from motif_jax.weights import load", "imports motif_jax/weights/load"),
+    (layer_faults, "motif_jax/model/stack", "def f():\n  from motif_jax.weights import load", "imports motif_jax/weights/load"),
     (layer_faults, "motif_jax/model/novel", "", "stands in no layer"),
     (never_faults, "motif_jax/flow/path", "from motif_jax.config import Config", "stands on nothing"),
     (never_faults, "motif_jax/model/blocks", "from motif_jax.data import record", "imports motif_jax/data/record"),
