@@ -97,20 +97,30 @@ def matmul_flops(text: str) -> int:
   for computation, instructions in module.items():
     types = {i.name: i.type for i in instructions}
     for i in instructions:
-      if i.op == "dot":
-        left = dims_of(types[i.operands[0]])
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.attributes).group(1)
-        inner = math.prod(left[int(d)] for d in contracted.split(",") if d)
-        total += 2 * math.prod(dims_of(i.type)) * inner * _known(counts[computation], i)
+      if flops := product_flops(i, types):
+        total += flops * _known(counts[computation], i)
   return total
+
+
+def product_flops(i: Instruction, types: dict[str, str]) -> int:
+  """FLOPs of one matrix product, 2 m n k; 0 for any other instruction.  `types`: of the instructions of its computation.
+
+  A dot, or on GPUs a call of cuBLAS, whose dimensions stand in its backend_config and whose result is a tuple with a workspace.
+  """
+  found = re.search(r"lhs_contracting_dim(?:s=\{|ensions\":\[)([\d,\"]*)", i.attributes)
+  if not found or i.op not in ("dot", "custom-call"):
+    return 0
+  left = dims_of(types[i.operands[0]])
+  inner = math.prod(left[d] for d in _ints(found.group(1).replace('"', "")))
+  return 2 * math.prod(dims_of(i.type)) * inner
 
 
 def largest_buffers(text: str, count: int = 10) -> list[Buffer]:
   """The largest results that a device materialises, one for each shape and place in our code; inside fusions nothing is."""
   module = parse(text)
   fused = {name for instructions in module.values() for i in instructions if i.op not in ("while", "call", "conditional")
-           for name in _called(i)}
-  found = {Buffer(bytes_of(i.type), re.sub(r"\{[^}]*\}", "", i.type), i.op, _source(i.attributes))
+           for name in called(i)}
+  found = {Buffer(bytes_of(i.type), re.sub(r"\{[^}]*\}", "", i.type), i.op, source_of(i.attributes))
            for computation, instructions in module.items() if computation not in fused
            for i in instructions if i.op not in ALIASES and not i.op.endswith("-done")}
   return sorted(found, reverse=True)[:count]
@@ -124,8 +134,8 @@ def trip_counts(text: str) -> dict[str, float]:
   for computation in reversed(module):
     for i in module[computation]:
       times = _trips(i) if i.op == "while" else 1
-      for called in _called(i):
-        counts[called] += counts[computation] * times
+      for name in called(i):
+        counts[name] += counts[computation] * times
   return counts
 
 
@@ -142,6 +152,20 @@ def parse(text: str) -> dict[str, list[Instruction]]:
   if not module:
     raise ValueError("The text holds no HLO computation; expected the as_text() of a compiled function.")
   return module
+
+
+def called(i: Instruction) -> list[str]:
+  """The computations that an instruction runs; a -done repeats what its -start has named."""
+  if i.op.endswith(("-done", "-update")):
+    return []
+  one = re.findall(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=(%[\w.\-]+)", i.attributes)
+  return one + [n for names in re.findall(r"branch_computations=\{([^}]*)\}", i.attributes) for n in names.split(", ")]
+
+
+def source_of(attributes: str) -> str:
+  """The path of named scopes, and the primitive, that an instruction comes from; empty where the compiler made it."""
+  found = re.search(r'op_name="([^"]*)"', attributes)
+  return found.group(1) if found else ""
 
 
 def bytes_of(type_text: str) -> int:
@@ -180,14 +204,6 @@ def _closing(text):
   raise ValueError(f"unbalanced brackets in HLO text: {text[:80]}")
 
 
-def _called(i):
-  """The computations that an instruction runs; a -done repeats what its -start has named."""
-  if i.op.endswith(("-done", "-update")):
-    return []
-  one = re.findall(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=(%[\w.\-]+)", i.attributes)
-  return one + [n for names in re.findall(r"branch_computations=\{([^}]*)\}", i.attributes) for n in names.split(", ")]
-
-
 def _trips(i):
   known = re.search(r'"known_trip_count":\{"n":"(\d+)"', i.attributes)
   return int(known.group(1)) if known else math.nan
@@ -215,8 +231,3 @@ def _axis_size(axis, sizes):
   """Of 'name', or of a part of it: 'name':(before)size."""
   name, _, part = axis.partition(":")
   return int(part.partition(")")[2]) if part else int(sizes[name.strip("'")])
-
-
-def _source(attributes):
-  found = re.search(r'op_name="([^"]*)"', attributes)
-  return found.group(1) if found else ""
