@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-STACKS = {"dual", "single", "decoder"}  # the parts whose leaves have a leading layer axis
+STACKS = {"dual", "single", "decoder", "layers", "blocks"}  # the parts whose leaves have a leading layer axis
 
 
 def sensitive(params, seed: int) -> dict:
   """A tree like `params` (arrays, or abstract ones) with new values, of the dtype of each leaf.
 
   Kernels N(0, 1 / fan_in), biases of modulations N(0, 0.7^2) so that gates and scales are of order 1, norm scales
-  1 + 0.1 N(0, 1), other biases 0.1 N(0, 1).  Each leaf depends on `seed`, its path and its shape alone.
+  1 + 0.1 N(0, 1), other biases and offsets of norms 0.1 N(0, 1), embeddings of tokens and places N(0, 1).  Each leaf depends on
+  `seed`, its path and its shape alone.
   """
   leaves = flatten_dict(params, sep="/")
   return unflatten_dict({path: jnp.asarray(_value(path, leaf.shape, seed), leaf.dtype) for path, leaf in leaves.items()}, sep="/")
@@ -27,11 +28,13 @@ def _value(path, shape, seed):
   parts = path.split("/")
   if parts[-1] == "kernel":
     return normal / np.sqrt(fan_in(path, shape))
-  if parts[-1] == "scale":
+  if parts[-1].endswith("scale"):
     return 1 + 0.1 * normal
-  if parts[-1] == "bias":
+  if parts[-1] in ("bias", "offset"):
     return (0.7 if parts[-2] == "modulation" else 0.1) * normal
-  raise ValueError(f"{path} ends in {parts[-1]!r}; expected 'kernel', 'scale' or 'bias'.")
+  if parts[0] in ("embed", "places", "class_token"):
+    return normal
+  raise ValueError(f"{path} ends in {parts[-1]!r}; expected 'kernel', 'scale', 'bias' or 'offset', or an embedding.")
 
 
 def fan_in(path: str, shape: tuple[int, ...]) -> int:
