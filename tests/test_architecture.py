@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the ground up.  A file imports files of lower layers, and of its own layer only where they share its folder.
 LAYERS = (
     ("config", "config_rules", "compiled", "flow/*"),
-    ("model/plan", "model/rope", "model/conditioning", "data/record"),
+    ("model/plan", "model/rope", "model/conditioning", "model/observe", "data/record"),
     ("mesh", "distributed", "model/sequence"),
     ("sharding", "model/routing", "model/layers", "model/attention", "data/*"),
     ("model/blocks", "model/alignment"),

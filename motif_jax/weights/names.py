@@ -1,11 +1,14 @@
 """The transformer's table: checkpoint names and our parameter paths.
 
-Two layouts share all but the cross-attention of the single-stream blocks (model.md sections 1.10 and 2):
-  diffusers  kind "separate": `single_transformer_blocks.N.cross_attn.*`, with its own keys and values and no query LayerNorm
-  legacy     kind "shared":   `single_transformer_blocks.N.cross_attn_{query_proj,query_norm,out_proj}` and nothing else
+Three layouts share all but the cross-attention of the single-stream blocks (model.md sections 1.10 and 2), there below
+`single_transformer_blocks.N.`:
+  diffusers    `cross_attn.*` with keys, values and QK norms; kind "separate", or "shared" where they equal the self-attention's
+  legacy       `cross_attn_{query_proj,query_norm,out_proj}` and nothing else; kind "shared"
+  legacy_attn  the same below `attn.`, as diffusers had it for some weeks
 """
 
 from collections.abc import Mapping
+import functools
 
 import jax
 import numpy as np
@@ -22,10 +25,31 @@ FROM_HEADS = "o (N h) -> N h o"
 PATCH = "o c t y x -> (c t y x) o"  # Conv3d with stride = kernel, as a dense layer over (channel, time, height, width)
 
 
-def table(cfg: ModelConfig) -> Table:
-  """Every parameter of the model, beside its name in the checkpoints of `cfg.cross_attention.kind`."""
+LAYOUTS = ("diffusers", "legacy", "legacy_attn")
+
+
+@functools.lru_cache(maxsize=8)  # a second of tracing for the released size
+def table(cfg: ModelConfig, layout: str | None = None) -> Table:
+  """Every parameter of the model, beside its name in a layout; by default legacy for "shared" and diffusers for "separate"."""
+  layout = layout or ("legacy" if cfg.cross_attention.kind == "shared" else "diffusers")
+  check_layout(cfg, layout)
   sizes = dict(zip("Nhctyx", (cfg.heads, cfg.head_dim, 2 * cfg.latent_channels + 1, *cfg.patch)))
-  return Table(_rows(cfg), sizes, jax.eval_shape(lambda key: transformer.init(key, cfg), jax.random.key(0)))
+  abstract = jax.eval_shape(lambda key: transformer.init(key, cfg), jax.random.key(0))
+  copied = cfg.cross_attention.kind == "shared" and layout == "diffusers"
+  copies = stack("single_transformer_blocks.{}.", "single/", cfg.depths.single, _copies()) if copied else []
+  return Table(_rows(cfg, layout), sizes, abstract, copies)
+
+
+def check_layout(cfg: ModelConfig, layout: str) -> None:
+  """Raises ValueError unless the layout has a place for every parameter of the model."""
+  cross = cfg.cross_attention
+  if layout not in LAYOUTS:
+    raise ValueError(f"the layout is {layout!r}, expected one of {', '.join(LAYOUTS)}.")
+  if cross.kind == "separate" and layout != "diffusers":
+    raise ValueError(f"the {layout} layout has no place for the keys and values of a separate cross-attention; write diffusers.")
+  if cross.kind == "shared" and layout == "diffusers" and cross.query_norm != "none":
+    raise ValueError("the diffusers layout has no place for a query LayerNorm; fold it first (motif_jax/weights/fold.py), or "
+                     "write the legacy layout.")
 
 
 def to_ours(theirs: Mapping[str, np.ndarray], cfg: ModelConfig) -> dict:
@@ -48,7 +72,7 @@ def their_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
   return tables.their_shapes(table(cfg))
 
 
-def _rows(cfg):
+def _rows(cfg, layout):
   rows = [*dense("x_embedder.proj", "video_embed", PATCH),
           *_mlp("context_embedder.linear_1", "context_embedder.linear_2", "text_embed"),
           *_mlp("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2", "time_embed"),
@@ -58,7 +82,7 @@ def _rows(cfg):
              *_mlp("image_embedder.linear_1", "image_embedder.linear_2", "image_embed")]
   depths = cfg.depths
   rows += stack("transformer_blocks.{}.", "dual/", depths.dual, _dual_block(cfg))
-  rows += stack("single_transformer_blocks.{}.", "single/", depths.single, [*_single_block(cfg), *_single_cross(cfg)])
+  rows += stack("single_transformer_blocks.{}.", "single/", depths.single, [*_single_block(cfg), *_single_cross(cfg, layout)])
   rows += stack("single_transformer_blocks.{}.", "decoder/", depths.decoder, _single_block(cfg), first=depths.single)
   return rows
 
@@ -104,14 +128,24 @@ def _single_block(cfg):
   ]
 
 
-def _single_cross(cfg):
-  """Rows of the single-stream cross-attention: the diffusers layout of "separate", the legacy layout of "shared"."""
+def _single_cross(cfg, layout):
+  """Rows of the cross-attention of the single-stream blocks."""
   kind, query_norm = cfg.cross_attention.kind, cfg.cross_attention.query_norm
   if kind == "none":
     return []
   if kind == "separate":
     return _separate_cross()
+  if layout == "diffusers":
+    return [*dense("cross_attn.to_q", "cross/query", TO_HEADS, HEADS_BIAS),
+            *dense("cross_attn.to_out.0", "cross/out", FROM_HEADS)]
   count = {"none": 0, "scale": 1, "scale_bias": 2}[query_norm]
-  return [*dense("cross_attn_query_proj", "cross/query", TO_HEADS, HEADS_BIAS),
-          *norm("cross_attn_query_norm", "cross/query_layernorm")[:count],
-          *dense("cross_attn_out_proj", "cross/out", FROM_HEADS)]
+  above = "attn." if layout == "legacy_attn" else ""
+  return [*dense(above + "cross_attn_query_proj", "cross/query", TO_HEADS, HEADS_BIAS),
+          *norm(above + "cross_attn_query_norm", "cross/query_layernorm")[:count],
+          *dense(above + "cross_attn_out_proj", "cross/out", FROM_HEADS)]
+
+
+def _copies():
+  """What a shared cross-attention has of the self-attention, which the diffusers layout writes out again."""
+  own = _attention(*("cross_attn." + n for n in ("to_q", "to_k", "to_v", "norm_q", "norm_k")), "attention")
+  return [row for row in own if not row.ours.startswith("attention/query/")]

@@ -10,7 +10,6 @@ import math
 import re
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from einops import pack, rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -44,6 +43,7 @@ class Table(NamedTuple):
   rows: Sequence[Row]
   sizes: Mapping[str, int]
   abstract: Mapping  # a tree of jax.ShapeDtypeStruct: what must be filled
+  copies: Sequence[Row] = ()  # parameters that stand in their checkpoint once more: written, and not read
 
 
 def stack(theirs: str, ours: str, layers: int, rows: Sequence[Row], *, first: int = 0) -> list[Row]:
@@ -82,7 +82,7 @@ def to_theirs(tree: Mapping, table: Table) -> dict:
 def pieces_of(table: Table) -> dict[str, list[tuple[Row, int | None]]]:
   """Their name -> the rows, each with our layer, whose parameters make up that tensor."""
   pieces = {}
-  for row in table.rows:
+  for row in (*table.rows, *table.copies):
     for layer, name in enumerate(row.names()):
       pieces.setdefault(name, []).append((row, None if row.layers is None else layer))
   return pieces
@@ -104,7 +104,21 @@ def our_shapes(table: Table) -> dict[str, tuple[int, ...]]:
 
 def their_shapes(table: Table) -> dict[str, tuple[int, ...]]:
   """Name -> shape of every tensor of their checkpoint, at no cost in memory."""
-  return {name: leaf.shape for name, leaf in jax.eval_shape(lambda tree: to_theirs(tree, table), table.abstract).items()}
+  shapes, ours = {}, our_shapes(table)
+  for name, pieces in pieces_of(table).items():
+    parts = [_their_shape(row.how, ours[row.ours][layer is not None:], table.sizes) for row, layer in pieces]
+    shape, axis = list(parts[0]), pieces[0][0].axis
+    if len(parts) > 1:
+      shape[axis] = sum(part[axis] for part in parts)
+    shapes[name] = tuple(shape)
+  return shapes
+
+
+def _their_shape(how, shape, sizes):
+  """The shape that our parameter, or one layer of it, has in their checkpoint."""
+  theirs, ours = (_axes(side) for side in how.split(" -> "))
+  known = {"1": 1, **sizes} | {group[0]: size for group, size in zip(ours, shape, strict=True) if len(group) == 1}
+  return tuple(math.prod(known[letter] for letter in group) for group in theirs)
 
 
 def rearranged(array, how: str, sizes: Mapping[str, int]):
