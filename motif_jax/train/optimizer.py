@@ -32,7 +32,8 @@ def make_optimizer(cfg: OptimizerConfig, *, steps: int) -> optax.GradientTransfo
   """The gradient transformation of `cfg` for a run of `steps`: clip to a global norm, then the optimizer of that kind."""
   if cfg.kind not in OPTIMIZERS:
     raise ValueError(f"optimizer.kind is {cfg.kind!r}; known optimizers: {', '.join(OPTIMIZERS)}.")
-  return optax.chain(optax.clip_by_global_norm(cfg.clip), OPTIMIZERS[cfg.kind](cfg, lambda step: rate(step, cfg, steps=steps)))
+  kind = OPTIMIZERS[cfg.kind](cfg, lambda step: rate(step, cfg, steps=steps))
+  return optax.chain(_scoped("clip", optax.clip_by_global_norm(cfg.clip)), kind)
 
 
 def rate(step, cfg: OptimizerConfig, *, steps: int):
@@ -44,7 +45,7 @@ def rate(step, cfg: OptimizerConfig, *, steps: int):
 
 def adamw(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
   """AdamW; weight decay on kernels only."""
-  return optax.adamw(schedule, *cfg.betas, weight_decay=cfg.weight_decay, mask=decayed)
+  return _scoped("adamw", optax.adamw(schedule, *cfg.betas, weight_decay=cfg.weight_decay, mask=decayed))
 
 
 def muon(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
@@ -56,7 +57,7 @@ def muon(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
       optax.scale_by_learning_rate(schedule),
   )
   kinds = lambda params: _map_paths(lambda path, x: "muon" if _axes_of(path) else "adamw", params)
-  return optax.partition({"muon": matrices, "adamw": adamw(cfg, schedule)}, kinds)
+  return optax.partition({"muon": _scoped("muon", matrices), "adamw": adamw(cfg, schedule)}, kinds)
 
 
 def decayed(params):
@@ -77,6 +78,12 @@ def _axes_of(path):
   if re.fullmatch(_PLAIN, path):
     return optax.contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,))
   return None
+
+
+def _scoped(name: str, transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+  """`transformation` under a name that profiles show."""
+  update = optax.with_extra_args_support(transformation).update
+  return optax.GradientTransformationExtraArgs(transformation.init, jax.named_scope(name)(update))
 
 
 def _scale_to_rms(rms):
