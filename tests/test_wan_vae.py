@@ -208,19 +208,32 @@ def test_tiles_that_do_not_fit_are_refused(vae, size, stride):
 # Devices.
 
 
-def test_eight_devices_code_a_row_each_and_send_nothing():
-  vae = tiny_wan.vae(dataclasses.replace(tiny_wan.CFG, dim_mult=(1, 2), temporal_downsample=(True,)), streamed=False)
-  mesh = meshes.make_mesh(MeshConfig(data=4, fsdp=2, sequence=1))
-  rows = dict(video=video(8), latents=latents(8))
+SHALLOW = dataclasses.replace(tiny_wan.CFG, dim_mult=(1, 2), temporal_downsample=(True,))
+
+
+def test_devices_share_rows_and_columns_and_only_columns_and_attention_travel():
+  vae = tiny_wan.vae(SHALLOW)
+  mesh = meshes.make_mesh(MeshConfig(data=2, fsdp=1, sequence=4))
+  for run, x, columns in ((tiny_wan.encode, video(2, 5, 6, 24), 12), (tiny_wan.decode, latents(2, 3, 3, 12), 24)):
+    with jax.set_mesh(mesh):
+      placed = jax.device_put((vae, x), NamedSharding(mesh, P()))
+      executable = run.lower(*placed).compile()
+      got = executable(*placed)
+    assert got.sharding.shard_shape(got.shape) == (1, *got.shape[1:3], columns // 4, got.shape[4])
+    close(got, run(vae, x))
+    sent = compiled.collectives(executable.as_text())
+    frame = 4 * 3 * 12 * 3 * 16  # bytes of queries, keys and values of one row's frame
+    assert {c.kind for c in sent} == {"all-gather", "collective-permute"}
+    assert [c.bytes for c in sent if c.kind == "all-gather"] == [frame], sent
+    assert max(c.bytes for c in sent if c.kind == "collective-permute") < frame, sent
+
+
+def test_what_does_not_divide_is_whole_on_every_device():
+  vae = tiny_wan.vae(SHALLOW, streamed=False)
+  mesh = meshes.make_mesh(MeshConfig(data=2, fsdp=1, sequence=4))
   with jax.set_mesh(mesh):
-    everywhere = vae.replace(params=jax.device_put(vae.params, NamedSharding(mesh, P())))
-    spread = meshes.global_batch(mesh, rows)
-    for run, name in ((tiny_wan.encode, "video"), (tiny_wan.decode, "latents")):
-      executable = run.lower(everywhere, spread[name]).compile()
-      assert compiled.collectives(executable.as_text()) == []
-      got = executable(everywhere, spread[name])
-      assert got.sharding.shard_shape(got.shape)[0] == 1
-      close(jax.device_get(got), run(vae, rows[name]))
+    executable = tiny_wan.decode.lower(*jax.device_put((vae, latents(3, 3, 3, 6)), NamedSharding(mesh, P()))).compile()
+  assert compiled.collectives(executable.as_text()) == []
 
 
 # Folders.

@@ -54,19 +54,23 @@ class WanVAE:
 
   def moments(self, video: Array) -> tuple[Array, Array]:
     """Mean and log-variance (B, F', H', W', C) float32 of the latents, before normalisation."""
-    self.grid(*video.shape[1:4])
-    return wan_network.encode(self.params, self.cfg, _by_rows(video), streamed=self.streamed)
+    _, _, columns = self.grid(*video.shape[1:4])
+    return wan_network.encode(self.params, self.cfg, _spread(video, columns), streamed=self.streamed)
 
   def decode(self, latents: Array) -> Array:
     """The video (B, F, H, W, 3) float32 in [-1, 1] of normalised latents (B, F', H', W', C)."""
     latents = latents * np.float32(self.cfg.latents_std) + np.float32(self.cfg.latents_mean)
     whole = partial(wan_network.decode, self.params, self.cfg, streamed=self.streamed)
     if self.tiling is None:
-      return whole(_by_rows(latents))
+      return whole(_spread(latents, latents.shape[3]))
     tile = partial(whole, clip=False)  # clipped after blending, as in the reference
-    return jnp.clip(wan_tiles.decode(tile, _by_rows(latents), self.tiling, pixels=self.strides[1]), -1, 1)
+    return jnp.clip(wan_tiles.decode(tile, _spread(latents, None), self.tiling, pixels=self.strides[1]), -1, 1)
 
 
-def _by_rows(x):
-  """x with its rows spread over the devices, where there are enough of them: nothing else of a codec needs to be said."""
-  return x if len(x) % parts_of("batch") else constrain(x, "batch", None, None, None, None)
+def _spread(x, columns):
+  """x (B, F, H, W, C) with rows and columns over the devices, where batch and `columns` of latents divide by their numbers.
+
+  That is all that need be said: convolutions then send one column of pixels to each neighbour, and attention gathers a frame.
+  """
+  divides = lambda size, name: name if size and size % parts_of(name) == 0 else None
+  return constrain(x, divides(len(x), "batch"), None, None, divides(columns, "video"), None)
