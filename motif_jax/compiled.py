@@ -105,10 +105,14 @@ def matmul_flops(text: str) -> int:
 def product_flops(i: Instruction, types: dict[str, str]) -> int:
   """FLOPs of one matrix product, 2 m n k; 0 for any other instruction.  `types`: of the instructions of its computation.
 
-  A dot, or on GPUs a call of cuBLAS, whose dimensions stand in its backend_config and whose result is a tuple with a workspace.
+  A dot, or on GPUs a call of cuBLAS, whose dimensions stand in its backend_config and whose result is a tuple with a workspace;
+  or of cuDNN's attention, which is two products forward and five backward, of all keys, padding or not.
   """
+  if i.op == "custom-call" and "__cudnn$fmha" in i.attributes:
+    queries, keys = dims_of(types[i.operands[0]]), dims_of(types[i.operands[1]])  # (B, L, N, D), (B, S, N, D)
+    return 2 * (5 if "Backward" in i.attributes else 2) * math.prod(queries) * keys[1]
   found = re.search(r"lhs_contracting_dim(?:s=\{|ensions\":\[)([\d,\"]*)", i.attributes)
-  if not found or i.op not in ("dot", "custom-call"):
+  if not found or i.op != "dot" and "__cublas" not in i.attributes:
     return 0
   left = dims_of(types[i.operands[0]])
   inner = math.prod(left[d] for d in _ints(found.group(1).replace('"', "")))

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the ground up.  A file imports files of lower layers, and of its own layer only where they share its folder.
 LAYERS = (
-    ("config", "config_rules", "compiled", "flow/*"),
+    ("config", "config_dict", "config_rules", "compiled", "flow/*"),
     ("model/plan", "model/rope", "model/conditioning", "model/observe", "data/record"),
     ("mesh", "distributed", "model/sequence"),
     ("sharding", "model/routing", "model/layers", "model/attention", "data/*"),
@@ -25,7 +25,8 @@ LAYERS = (
     ("encoders/registry",),
     ("train/state", "train/optimizer", "train/losses", "train/metrics", "sample", "budget/*"),
     ("train/step", "train/checkpoint", "train/evaluate", "train/interrupt", "evaluate/*"),
-    ("train/loop",),
+    ("train/loop", "bench/*"),
+    ("profile/*",),
 )
 # Beyond the layers: (files, modules of ours that they never import, why).
 NEVER = (
@@ -63,7 +64,8 @@ HOMES = {
 }
 NO_JAX = ("motif_jax/data/*",)  # data never touches a device
 # These, with all that they import, run on a bare GPU image with these packages.
-BARE = ("motif_jax/model/*", "motif_jax/flow/*", "motif_jax/train/step", "motif_jax/budget/*")
+BARE = ("motif_jax/model/*", "motif_jax/flow/*", "motif_jax/train/step", "motif_jax/budget/*", "motif_jax/profile/*",
+        "motif_jax/bench/*", "launch/bench")
 BARE_PACKAGES = {"jax", "flax", "optax", "einops", "chex", "numpy", "tokamax"}  # tokamax: asked for by name, imported only then
 # clu's writers and periodic actions import TensorFlow; its metrics and parameter overview do not.
 BANNED = ("torch", "torchvision", "tensorflow", "transformers", "diffusers", "keras", "clu.metric_writers",
