@@ -1,16 +1,18 @@
 """Checkpoints: saved asynchronously, whole or not at all, restored onto any mesh.
 
 A step's folder holds three items: `ema` (all that sampling needs), `rest` (what only training needs) and `config` as JSON, so
-that a checkpoint says by itself what it is.
+that a checkpoint says by itself what it is.  One of weights alone, which come from elsewhere, has no `rest`: a run in its work
+directory starts from them, with a new optimizer.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 
 import jax
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from motif_jax import config as configs, sharding
@@ -23,6 +25,7 @@ FOLDER = "checkpoints"  # inside the work directory
 # Fields of the model's config that change how it runs and not what it is.
 RUN_TIME = ("dtype", "remat", "unroll", "attention")
 
+WRITTEN_AT_ONCE = 1  # GB of weights alone; orbax would take copies of everything
 
 def make_manager(workdir: str, *, keep: int) -> ocp.CheckpointManager:
   """The manager of the checkpoints of a run, the newest `keep` of which stay.  Use it in a `with`, or close it."""
@@ -36,7 +39,7 @@ def check_architecture(workdir: str, cfg: Config) -> None:
   if (pathlib.Path(workdir) / FOLDER).is_dir():
     with _reader(pathlib.Path(workdir).absolute() / FOLDER) as manager:
       if manager.latest_step() is not None:
-        _check_same(_saved_config(manager, manager.latest_step()), cfg, f"{workdir}, step {manager.latest_step()},")
+        _check_same(manager, manager.latest_step(), cfg)
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config) -> None:
@@ -52,11 +55,11 @@ def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config) -> None
 
 
 def restore(manager: ocp.CheckpointManager, abstract: TrainState, cfg: Config, mesh: Mesh) -> TrainState | None:
-  """The newest saved state, sharded over `mesh` whatever mesh saved it; None where nothing is saved yet."""
+  """The newest saved state, sharded over `mesh` whatever mesh saved it; None where none is saved yet, or weights alone."""
   step = manager.latest_step()  # an older step may be half deleted after a crash
-  if step is None:
+  if step is None or not _has_rest(manager, step):
     return None
-  _check_same(_saved_config(manager, step), cfg, f"{manager.directory}, step {step},")
+  _check_same(manager, step, cfg)
   shardings = sharding.state_shardings(abstract, mesh)
   target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
   items = manager.restore(step, args=ocp.args.Composite(
@@ -64,6 +67,50 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState, cfg: Config, m
       rest=ocp.args.StandardRestore(_rest(target)),
   ))
   return TrainState(ema=items["ema"], **items["rest"])
+
+
+def save_weights(workdir: str, params: dict, cfg: Config) -> pathlib.Path:
+  """The folder of a new checkpoint of weights alone, at step 0, in their dtypes; no more memory than they have, and a little."""
+  folder = pathlib.Path(workdir).absolute() / FOLDER
+  if folder.is_dir() and any(folder.iterdir()):
+    raise ValueError(f"There are checkpoints in {folder} already; name another work directory.")
+  handlers = {"ema": ocp.StandardCheckpointHandler(save_concurrent_gb=WRITTEN_AT_ONCE), "config": ocp.JsonCheckpointHandler()}
+  options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+  with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
+    manager.save(0, args=ocp.args.Composite(
+        ema=ocp.args.StandardSave(params), config=ocp.args.JsonSave(configs.to_dict(cfg))))
+  return folder / "0"
+
+
+def restore_start(manager: ocp.CheckpointManager, cfg: Config, mesh: Mesh) -> dict | None:
+  """The weights that a run starts from, float32 and sharded over `mesh`, where the newest checkpoint is of weights alone."""
+  step = manager.latest_step()
+  if step is None or _has_rest(manager, step):
+    return None
+  _check_same(manager, step, cfg)
+  return manager.restore(step, args=ocp.args.Composite(ema=ocp.args.StandardRestore(_abstract_parameters(cfg, mesh))))["ema"]
+
+
+def restore_weights(path: str, *, raw: bool = False) -> tuple[Config, dict]:
+  """The config and the parameters of the checkpoint that `path` names, in their dtypes, on the first device.
+
+  The moving average, or with `raw` what the optimizer itself moves; nothing else of the state is read.
+  """
+  folder, step = find(path)
+  with _reader(folder) as manager:
+    cfg = config_from_json(_saved_config(manager, step))
+    if raw and not _has_rest(manager, step):
+      raise ValueError(f"{folder / str(step)} holds weights alone, so raw and averaged ones are the same; leave --raw out.")
+  item, within = ("rest", ("params", "model")) if raw else ("ema", ())
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    found = reader.metadata(folder / str(step) / item).item_metadata.tree
+    dtypes = {path: leaf.dtype for path, leaf in flatten_dict(functools.reduce(dict.__getitem__, within, found)).items()}
+    target = {path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path], sharding=leaf.sharding)
+              for path, leaf in flatten_dict(_abstract_parameters(cfg, None)).items()}
+    tree = functools.reduce(lambda inner, name: {name: inner}, reversed(within), unflatten_dict(target))
+    restored = reader.restore(folder / str(step) / item, args=ocp.args.PyTreeRestore(
+        item=tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True))
+  return cfg, functools.reduce(dict.__getitem__, within, restored)
 
 
 def restore_for_sampling(path: str, mesh: Mesh | None = None) -> tuple[Config, dict]:
@@ -113,6 +160,10 @@ def _rest(state):
   return {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "ema"}
 
 
+def _has_rest(manager, step):
+  return (pathlib.Path(manager.directory) / str(step) / "rest").is_dir()
+
+
 def _saved_config(manager, step):
   return manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
 
@@ -138,12 +189,14 @@ def architecture(saved: dict) -> dict[str, object]:
   return flatten_dict(parts, sep=".")
 
 
-def _check_same(saved, cfg, where):
-  """Raises ValueError with every field of the architecture that differs."""
+def _check_same(manager, step, cfg):
+  """Raises ValueError with every field of the architecture in which the checkpoint differs from `cfg`."""
   ours = architecture(json.loads(json.dumps(configs.to_dict(cfg))))  # through JSON, which turns tuples into lists
-  theirs = architecture(saved)
+  theirs = architecture(_saved_config(manager, step))
   names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+  if not _has_rest(manager, step):
+    names = [name for name in names if name.startswith("model.")]
   if names:
     listed = "\n".join(f"  - {name}: {theirs.get(name)} in the checkpoint, {ours.get(name)} in the config" for name in names)
-    raise ValueError(f"{where} is of another architecture than the config:\n{listed}\n"
+    raise ValueError(f"{manager.directory}, step {step}, is of another architecture than the config:\n{listed}\n"
                      "Change the config, or use another work directory.")

@@ -90,7 +90,8 @@ def run(job: Job) -> TrainState:
     writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir)))
     interrupt = stack.enter_context(Interrupt(mesh))
     state = checkpoint.restore(manager, abstract, cfg, mesh)
-    state = init_state(jax.random.key(cfg.seed), cfg, mesh, optimizer) if state is None else state
+    if state is None:
+      state = init_state(jax.random.key(cfg.seed), cfg, mesh, optimizer, checkpoint.restore_start(manager, cfg, mesh))
     start = int(state.step)
     say(*describe(cfg, mesh, abstract), f"from step {start} to {cfg.train.steps} in {job.workdir}")
     source = stack.enter_context(contextlib.closing(job.batches(start)))

@@ -21,9 +21,9 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: optax.OptState
 
 
-def create(key: Array, cfg: Config, optimizer: optax.GradientTransformation) -> TrainState:
-  """A new state at step 0."""
-  params = {"model": transformer.init(jax.random.fold_in(key, 0), cfg.model)}
+def create(key: Array, cfg: Config, optimizer: optax.GradientTransformation, weights: dict | None = None) -> TrainState:
+  """A new state at step 0, of a model with `weights` or with random ones."""
+  params = {"model": transformer.init(jax.random.fold_in(key, 0), cfg.model) if weights is None else weights}
   if cfg.alignment.weight:
     params["projector"] = alignment.init_projector(jax.random.fold_in(key, 1), cfg.alignment, cfg.model.width)
   ema = jax.tree.map(jnp.copy, params["model"])
@@ -35,9 +35,12 @@ def abstract_state(cfg: Config, optimizer: optax.GradientTransformation) -> Trai
   return jax.eval_shape(lambda key: create(key, cfg, optimizer), jax.random.key(0))
 
 
-def init_state(key: Array, cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation) -> TrainState:
-  """A new state at step 0, born sharded: no device ever holds more than its part."""
+def init_state(key: Array, cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation,
+               weights: dict | None = None) -> TrainState:
+  """A new state at step 0, born sharded: no device ever holds more than its part.  `weights` are given up to it."""
   shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
   # Runs once, so it is compiled for speed of compiling: random bits for many small arrays took 12 s of LLVM for 0.1 s of work.
   options = {"xla_backend_optimization_level": 0}
-  return jax.jit(lambda key: create(key, cfg, optimizer), out_shardings=shardings, compiler_options=options)(key)
+  made = jax.jit(lambda key, weights: create(key, cfg, optimizer, weights), out_shardings=shardings, donate_argnums=1,
+                 compiler_options=options)
+  return made(key, weights)

@@ -44,7 +44,7 @@ def examine(folder: str | os.PathLike, *, rope_theta: float | None = None) -> tu
   layout, wrong = layouts.detect(tensors)
   faults += wrong
   config, wrong = _config(path if path.is_dir() else path.parent)
-  faults += wrong
+  faults += wrong if path.exists() else []
   if config is None:
     return Found(path, {}, tensors, layout, {}), faults
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
