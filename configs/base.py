@@ -34,7 +34,10 @@ def get_config() -> ConfigDict:
       last_step=0,  # alignment stops at this step; 0: never
   ))
   c.times = ConfigDict(dict(mean=0.0, std=1.0, shift=1.0))
-  c.encoders = ConfigDict(dict(codec="block_dct", text="word_hash", teacher="gradients"))
+  c.encoders = ConfigDict(dict(  # frozen: "wan_vae", "t5gemma2", "vjepa2" or "dinov2", and "siglip" have published weights
+      codec="block_dct", text="word_hash", teacher="gradients", image="none",
+      weights=dict(codec="", text="", teacher="", image=""),  # the folders of those that have weights
+  ))
   c.data = ConfigDict(dict(
       path="", source="array_record",
       batch_size=64,  # global

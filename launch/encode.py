@@ -14,7 +14,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from launch import arguments
-from motif_jax import config as config_lib
+from motif_jax import config as config_lib, mesh as meshes
+from motif_jax.config import MeshConfig
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import videos
 from motif_jax.data.encode import encode
@@ -38,8 +39,10 @@ def main(argv) -> None:
     arguments.check_no_others(argv)
     cfg = config_lib.from_config_dict(FLAGS.config)
     buckets = buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
-    report = encode(FLAGS.source, FLAGS.output, buckets, Encoders(*registry.named(cfg.encoders)), jit=jax.jit, fps=FLAGS.fps,
-                    batch_size=FLAGS.batch_size, clips_per_shard=FLAGS.clips_per_shard, readers=FLAGS.readers)
+    mesh = meshes.make_mesh(cfg.mesh) if jax.device_count() > 1 else meshes.make_mesh(MeshConfig(1, 1, 1))
+    with jax.set_mesh(mesh):
+      report = encode(FLAGS.source, FLAGS.output, buckets, Encoders(*registry.named(cfg.encoders, mesh=mesh)), jit=jax.jit,
+                      fps=FLAGS.fps, batch_size=FLAGS.batch_size, clips_per_shard=FLAGS.clips_per_shard, readers=FLAGS.readers)
   except ValueError as e:
     sys.exit(f"error: {e}")
   print(report.table())

@@ -86,8 +86,8 @@ def strides_of(cfg, given) -> tuple[int, int, int]:
     if len(given) != 3 or not all(s.isdigit() and int(s) for s in given):
       raise ValueError(f"--strides={','.join(given)}: expected three positive whole numbers (time, height, width) such as 4,8,8.")
     return tuple(map(int, given))
-  codec = registry.named(cfg.encoders)[0]
-  return tuple(codec.strides) if codec.channels == cfg.model.latent_channels else WAN
+  codec = registry.announced(cfg.encoders)[0]
+  return tuple(codec.strides) if codec and codec.channels == cfg.model.latent_channels else WAN
 
 
 def tokens_of(job: Job, bucket) -> workload.Tokens:

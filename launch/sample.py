@@ -123,7 +123,7 @@ def encode_image(file: str, bucket: BucketConfig, codec) -> jax.Array:
   """Latents (1, levels, H, W, C) of the first frame of `file`, at the blur levels of training."""
   frame = videos.read_clip(file, BucketConfig(1, bucket.height, bucket.width))  # (1, H, W, 3)
   stills = extract.blurred(extract.signed(frame))  # (1, levels, H, W, 3)
-  return jnp.swapaxes(jax.jit(codec.encode)(jnp.swapaxes(stills, 0, 1)), 0, 1)
+  return jnp.swapaxes(jax.jit(lambda codec, stills: codec.encode(stills))(codec, jnp.swapaxes(stills, 0, 1)), 0, 1)
 
 
 def run(job: Job) -> dict:

@@ -101,12 +101,24 @@ class BucketConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodersConfig:
-  """Names of the frozen encoders that make (and must match) the data set: keys of the dicts in `encoders`."""
+class EncoderWeights:
+  """Folders of published weights: config.json, *.safetensors; "" for encoders that have none."""
 
   codec: str
   text: str
   teacher: str
+  image: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodersConfig:
+  """Names of the frozen encoders that make (and must match) the data set, see `encoders/registry.py`."""
+
+  codec: str
+  text: str
+  teacher: str
+  image: str  # of the picture that a video starts from; "none": the model sees its latent alone
+  weights: EncoderWeights
 
 
 @dataclasses.dataclass(frozen=True)

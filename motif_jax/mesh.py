@@ -98,6 +98,11 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, _spec(names))
 
 
+def by_rows(x: jax.Array) -> jax.Array:
+  """`x` with its rows spread like a batch's; `x` itself where there are fewer of them, or none to spread over."""
+  return x if len(x) % parts_of("batch") else constrain(x, "batch", *(None,) * (x.ndim - 1))
+
+
 def per_device(function: Callable, *, inputs, outputs) -> Callable:
   """`function` run by every device on its own part of its arguments (`jax.shard_map`); `function` itself without a mesh.
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from motif_jax.config import BucketConfig, Config, ModelConfig
 from motif_jax.encoders import registry
@@ -20,9 +21,9 @@ from motif_jax.model import transformer
 from motif_jax.model.conditioning import network_input
 
 
-def encoders_of(cfg: Config):
-  """The codec and the text encoder that the model was trained with."""
-  codec, text, _ = registry.named(cfg.encoders)
+def encoders_of(cfg: Config, mesh: Mesh | None = None):
+  """The codec and the text encoder that the model was trained with; their weights on `mesh`, or on the first device."""
+  codec, text = registry.named(cfg.encoders, ("codec", "text"), mesh=mesh)
   if (codec.channels, text.dim) != (cfg.model.latent_channels, cfg.model.text_dim):
     raise ValueError(f"model.latent_channels is {cfg.model.latent_channels} and model.text_dim {cfg.model.text_dim}, but codec "
                      f"{codec.name} makes {codec.channels} and text encoder {text.name} {text.dim}; make them agree.")
@@ -78,7 +79,7 @@ def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Ar
 
 def decode(codec, latents: Array) -> Array:
   """Frames (B, F, H, W, 3) uint8 of latents (B, F', H', W', C)."""
-  return _decode(latents, codec=codec)
+  return _decode(codec, latents)
 
 
 def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[str], *, key: Array, grid: tuple[int, int, int],
@@ -130,6 +131,6 @@ def _integrate(params, text, empty, key, indices, walk, scale, first_frame, imag
   return samplers.integrate(guided(velocity, scale) if with_guidance else velocity, noise, walk, sampler)
 
 
-@functools.partial(jax.jit, static_argnames="codec")
-def _decode(latents, *, codec):
+@jax.jit
+def _decode(codec, latents):
   return jnp.round(jnp.clip(codec.decode(latents) * 0.5 + 0.5, 0, 1) * 255).astype(jnp.uint8)

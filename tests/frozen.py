@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 from safetensors.numpy import save_file
 
-from motif_jax.weights import t5gemma2 as text_weights, vit as vit_weights
+from motif_jax.weights import t5gemma2 as text_weights, vit as vit_weights, wan_vae as wan_weights
 from motif_jax.weights.table import to_theirs
 from tests.sensitive import sensitive
 
@@ -32,8 +32,12 @@ VJEPA2 = dict(model_type="vjepa2", hidden_size=40, num_hidden_layers=3, num_atte
 DINOV2 = dict(model_type="dinov2", hidden_size=24, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=20,
               patch_size=4, layer_norm_eps=1e-6)
 
+WAN = dict(_class_name="AutoencoderKLWan", base_dim=8, z_dim=5, dim_mult=[1, 2, 3], num_res_blocks=1,
+           temperal_downsample=[True, True], latents_mean=[-0.7, 0.1, 0.3, 1.2, -0.4], latents_std=[2.8, 1.4, 0.7, 1.1, 2.1])
+
 # Name -> (config.json, the config in it, its table).
 MODELS = {
+    "wan_vae": (WAN, wan_weights.config_of, wan_weights.table),
     "t5gemma2": (TEXT_ENCODER, text_weights.config_of, text_weights.table),
     "siglip": (VISION, vit_weights.siglip_config, functools.partial(vit_weights.table, names=vit_weights.SIGLIP)),
     "vjepa2": (VJEPA2, vit_weights.vjepa2_config, functools.partial(vit_weights.table, names=vit_weights.VJEPA2)),

@@ -133,3 +133,9 @@ def test_sampling_may_be_given_a_mesh_or_an_older_step(run):
 def test_a_config_survives_json(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(config.to_dict(CFG)))
   assert checkpoint.config_from_json(tmp_path / "config.json") == CFG
+
+
+def test_a_config_from_before_a_key_came_is_still_read():
+  older = config.to_dict(CFG)
+  del older["encoders"]["image"], older["encoders"]["weights"]
+  assert checkpoint.config_from_json(older) == CFG

@@ -145,6 +145,7 @@ def test_an_unknown_sampler_names_the_known_ones(params):
 
 
 def test_frames_are_decoded_rounded_and_clamped():
+  @jax.tree_util.register_static
   @dataclasses.dataclass(frozen=True)
   class Identity:
     def decode(self, latents):

@@ -99,7 +99,7 @@ def unfinished(path) -> pathlib.Path:
 
 def check_encoders(meta: Meta, cfg: Config, *, encoders: Sequence = ()) -> None:
   """Raises a ValueError unless `cfg` trains on what made this data set.  `encoders`, where at hand: the (codec, text, teacher)
-  of the program, whose versions are compared too."""
+  of the program, whose versions are compared too; None for one whose weights are not at hand."""
   aligned = cfg.alignment.weight > 0
   expected = [  # what, the data set's, the config's, and the key to change
       ("codec", meta.codec["name"], cfg.encoders.codec, "encoders.codec"),
@@ -110,8 +110,9 @@ def check_encoders(meta: Meta, cfg: Config, *, encoders: Sequence = ()) -> None:
       ("teacher features", meta.teacher["dim"], cfg.alignment.teacher_dim if aligned else None, "alignment.teacher_dim"),
   ]
   for made, encoder in zip((meta.codec, meta.text, meta.teacher), encoders):
-    same_name = made["name"] == encoder.name
-    expected.append((f"version of {made['name']}", made["version"], encoder.version if same_name else None, "the encoder"))
+    same_name = encoder is not None and made["name"] == encoder.name
+    expected.append((f"version of {made['name']}", made["version"], encoder.version if same_name else None,
+                     "the encoder, or encoders.weights"))
   wrong = [f"{what}: the data set has {given!r}, the config {want!r} ({key})"
            for what, given, want, key in expected if want is not None and given != want]
   if wrong:

@@ -86,17 +86,19 @@ class Extractor:
   """Clips and their frames -> records, by compiled encoders: one program for each bucket and batch size."""
 
   def __init__(self, encoders: Encoders, *, jit: Callable):
-    codec, self._text, teacher = encoders
-    self._latents = jit(lambda pixels: codec.encode(signed(pixels)))
-    self._stills = jit(codec.encode)
-    self._teacher = jit(lambda pixels: teacher.encode(signed(pixels), codec.latent_times(pixels.shape[1])))
+    self._codec, self._text, self._teacher = encoders
+    times_of = self._codec.latent_times
+    # Encoders are arguments: what a compiled function closes over becomes a constant of it, weights too.
+    self._latents = jit(lambda codec, pixels: codec.encode(signed(pixels)))
+    self._stills = jit(lambda codec, stills: codec.encode(stills))
+    self._features = jit(lambda teacher, pixels: teacher.encode(signed(pixels), times_of(pixels.shape[1])))
 
   def records(self, clips: Sequence[Clip], frames: Sequence[np.ndarray], *, rows: int) -> list[dict]:
     """The records of `clips` with `frames`, each uint8 (F, H, W, 3).  `rows`: the static batch; fewer clips are filled up."""
     pixels = np.stack([*frames, *[frames[-1]] * (rows - len(frames))])  # (B, F, H, W, 3)
-    latents, teacher = _half(self._latents(pixels)), _half(self._teacher(pixels))
+    latents, teacher = _half(self._latents(self._codec, pixels)), _half(self._features(self._teacher, pixels))
     stills = blurred(signed(pixels[:, 0]))  # (B, 4, H, W, 3)
-    first = _half(self._stills(stills.reshape(-1, 1, *stills.shape[2:])))  # (B * 4, 1, H', W', C): videos of one frame
+    first = _half(self._stills(self._codec, stills.reshape(-1, 1, *stills.shape[2:])))  # (B * 4, 1, H', W', C): of one frame
     first = first.reshape(rows, record_lib.LEVELS, *first.shape[2:])
     captions = [caption for c in clips for caption in (c.long, c.short, first_sentence(c.long))]
     texts = iter([_half(text) for text in self._text.encode(captions)])

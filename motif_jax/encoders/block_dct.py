@@ -9,6 +9,7 @@ import dataclasses
 import functools
 
 from einops import rearrange
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +22,7 @@ PIXEL_POWER = 0.45  # mean square of a pixel of the embedded clips in [-1, 1], w
 TIME_COST, CHROMA_COST = 0.7, 0.1
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class BlockDCT:
   """Blocks of `strides` pixels, of whose 3 t h w coefficients `channels` are kept."""

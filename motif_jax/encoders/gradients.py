@@ -22,6 +22,7 @@ FLOOR = 0.05  # blocks weaker than this are left weak: normalising them would sh
 OPPONENT = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]], np.float32) / np.sqrt(np.array([[3], [2], [6]], np.float32))
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Gradients:
   """A grid of `size // cell` squared cells per frame; 8 x 8 by default."""

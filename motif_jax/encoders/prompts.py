@@ -10,6 +10,7 @@ from flax import struct
 from motif_jax.encoders import t5gemma2
 from motif_jax.encoders.t5gemma2 import T5Gemma2Config
 from motif_jax.encoders.tokenizer import Tokenizer
+from motif_jax.mesh import constrain
 
 ROWS = 16  # prompts at once
 LENGTHS = (32, 64, 128, 256)  # that prompts are padded to, and the longest: one compilation for each, and little waste
@@ -46,7 +47,7 @@ class T5Gemma2:
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def _features(params, ids, mask, *, cfg):
-  return t5gemma2.apply(params, cfg, ids, mask)
+  return constrain(t5gemma2.apply(params, cfg, ids, mask), None, None, None)  # whole on every host, which takes its copy
 
 
 def _power_of_two(count):

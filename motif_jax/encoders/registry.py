@@ -1,19 +1,27 @@
-"""The encoders by name: what `config.encoders` may say.  Each entry is called without arguments.
+"""The encoders by name: what `config.encoders` may say.
 
 Codec    name, version, channels, strides (t, h, w); encode(video (B, F, H, W, 3) in [-1, 1]) -> latents (B, F', H', W', C);
          decode(latents) -> video; grid(frames, height, width) -> (F', H', W'); latent_times(frames) -> F' pixel-frame times
 Text     name, version, dim; encode(captions) -> a (T, dim) array for each
 Teacher  name, version, dim; encode(video (B, F, H, W, 3) in [-1, 1], times) -> (B, len(times), h, w, dim)
+Image    name, version, dim, tokens; encode(pictures (B, H, W, 3) in [-1, 1]) -> (B, tokens, dim); there may be none
+
+Every encoder but those of texts is a tree of its weights, and static beyond them: a jitted function takes it as an argument, so
+that weights are no constants of the program.  Those with weights are read from the folders in `config.encoders.weights`.
 """
 
 from functools import partial
+
+from jax.sharding import Mesh
 
 from motif_jax import config_rules
 from motif_jax.config import EncodersConfig
 from motif_jax.encoders.block_dct import BlockDCT
 from motif_jax.encoders.gradients import Gradients
 from motif_jax.encoders.word_hash import WordHash
+from motif_jax.weights import frozen
 
+# Without weights; each is called without arguments.  `weights/frozen.py` has the others.
 CODECS = {
     "block_dct": BlockDCT,  # 4 x 4 x 4 pixels in 24 channels
     "block_dct_16": partial(BlockDCT, "block_dct_16", channels=16),  # under 30 dB on some clips
@@ -24,13 +32,52 @@ CODECS = {
 }
 TEXTS = {"word_hash": WordHash}
 TEACHERS = {"gradients": Gradients}
+IMAGES = {"none": lambda: None}
+WEIGHTLESS = {"codec": CODECS, "text": TEXTS, "teacher": TEACHERS, "image": IMAGES}
+
+MADE_DATA = ("codec", "text", "teacher")  # the roles whose outputs a data set holds
 
 
-def named(names: EncodersConfig) -> tuple:
-  """The (codec, text encoder, teacher) of these names; ValueError with the known ones."""
-  wrong = []
-  for role, table in (("codec", CODECS), ("text", TEXTS), ("teacher", TEACHERS)):
-    config_rules.one_of(wrong, f"encoders.{role}", getattr(names, role), table)
+def named(names: EncodersConfig, roles: tuple[str, ...] = MADE_DATA, *, mesh: Mesh | None = None) -> tuple:
+  """The encoders of these names, one for each of `roles`; ValueError with the known names, and with folders that are amiss.
+
+  Weights are spread over fsdp and sequence of `mesh`, or lie on the first device.
+  """
+  wrong = _faults(names, roles)
+  wrong += [f"encoders.{role} is {getattr(names, role)!r}, which needs the folder of its weights: set encoders.weights.{role}."
+            for role in roles if _has_weights(names, role) and not getattr(names.weights, role)]
   if wrong:
     raise ValueError(f"The config needs an encoder that is not there: {' '.join(wrong)}")
-  return CODECS[names.codec](), TEXTS[names.text](), TEACHERS[names.teacher]()
+  return tuple(_make(names, role, mesh=mesh, load=True) for role in roles)
+
+
+def announced(names: EncodersConfig, roles: tuple[str, ...] = MADE_DATA) -> tuple:
+  """The same without their weights: what tells names, sizes and versions.  None for those whose folder is not given."""
+  wrong = _faults(names, roles)
+  if wrong:
+    raise ValueError(f"The config needs an encoder that is not there: {' '.join(wrong)}")
+  absent = {role for role in roles if _has_weights(names, role) and not getattr(names.weights, role)}
+  return tuple(None if role in absent else _make(names, role, mesh=None, load=False) for role in roles)
+
+
+def _faults(names, roles):
+  """Unknown names, and folders that nobody reads."""
+  wrong = []
+  for role in roles:
+    config_rules.one_of(wrong, f"encoders.{role}", getattr(names, role), (*WEIGHTLESS[role], *frozen.ENCODERS[role]))
+    if getattr(names, role) in WEIGHTLESS[role] and getattr(names.weights, role):
+      wrong.append(f"encoders.weights.{role} is {getattr(names.weights, role)!r}, but encoders.{role} = "
+                   f"{getattr(names, role)!r} has no weights; set it to '', or name an encoder of such weights: "
+                   f"{', '.join(frozen.ENCODERS[role])}.")
+  return wrong
+
+
+def _has_weights(names, role):
+  return getattr(names, role) in frozen.ENCODERS[role]
+
+
+def _make(names, role, *, mesh, load):
+  name = getattr(names, role)
+  if not _has_weights(names, role):
+    return WEIGHTLESS[role][name]()
+  return frozen.ENCODERS[role][name](getattr(names.weights, role), mesh=mesh, load=load)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from motif_jax.mesh import by_rows
 from motif_jax.model.layers import Linear
 from motif_jax.model.rope import Rope
 
@@ -73,7 +74,7 @@ def apply(params: dict, cfg: T5Gemma2Config, ids: Array, mask: Array) -> Array:
     facts = jax.tree.map(lambda a, b: jnp.where(is_full, a, b), full, windowed)
     return Layer(cfg).apply({"params": layer}, x, facts), None
 
-  x, _ = jax.lax.scan(body, embed(params["embed"], cfg, ids), (np.array(cfg.full), params["layers"]))
+  x, _ = jax.lax.scan(body, by_rows(embed(params["embed"], cfg, ids)), (np.array(cfg.full), params["layers"]))
   return gemma_norm(x, params["norm"]["offset"])
 
 

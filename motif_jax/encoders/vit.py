@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from motif_jax.model.attention import attend
+from motif_jax.mesh import by_rows
+from motif_jax.model.attention import chunked
 from motif_jax.model.layers import Linear
 from motif_jax.model.rope import Rope
 
@@ -64,7 +65,7 @@ def patches(params: dict, cfg: VitConfig, pixels: Array) -> Array:
   """Tokens (B, L, D) of frames (B, F, H, W, 3), which patches must divide; in raster order."""
   t, h, w = cfg.patch
   tokens = rearrange(pixels.astype(cfg.dtype), "b (f t) (y h) (x w) c -> b (f y x) (c t h w)", t=t, h=h, w=w)
-  return Linear(cfg.width, cfg.dtype).apply({"params": params["patch_embed"]}, tokens)
+  return Linear(cfg.width, cfg.dtype).apply({"params": params["patch_embed"]}, by_rows(tokens))
 
 
 def run(params: dict, cfg: VitConfig, x: Array, rope: Rope | None = None) -> Array:
@@ -93,7 +94,7 @@ class Attention(nn.Module):
     if rope is not None:
       q, k = rotate(q, rope), rotate(k, rope)
     # Chunked: 65 frames are 8,448 tokens of V-JEPA 2, whose logits would take 4.6 GB per clip and layer.
-    return self.out(attend((q,), (k,), (v,), (None,), backend="chunked", names=(None,))[0])
+    return self.out(chunked(q, k, v, None))
 
 
 def rotate(x: Array, rope: Rope) -> Array:

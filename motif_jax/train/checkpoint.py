@@ -24,6 +24,8 @@ FOLDER = "checkpoints"  # inside the work directory
 
 # Fields of the model's config that change how it runs and not what it is.
 RUN_TIME = ("dtype", "remat", "unroll", "attention")
+# Keys that came later than some checkpoints, by section, with what was true before there was a choice.
+CAME_LATER = {"encoders": dict(image="none", weights=dict(codec="", text="", teacher="", image=""))}
 
 WRITTEN_AT_ONCE = 1  # GB of weights alone; orbax would take copies of everything
 
@@ -149,10 +151,11 @@ def _reader(folder):
 
 
 def config_from_json(saved: dict | str | pathlib.Path) -> Config:
-  """The `Config` of a JSON file, or of the mapping read from one."""
+  """The `Config` of a JSON file, or of the mapping read from one; either may be older than the newest keys."""
   if not isinstance(saved, dict):
     saved = json.loads(pathlib.Path(saved).read_text())
-  return configs.from_config_dict(saved)
+  return configs.from_config_dict({section: CAME_LATER.get(section, {}) | values if isinstance(values, dict) else values
+                                   for section, values in saved.items()})
 
 
 def _rest(state):

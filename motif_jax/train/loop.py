@@ -53,7 +53,7 @@ def prepare(cfg: Config, workdir: str) -> Job:
   meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)
   checkpoint.check_architecture(workdir, cfg)
   dataset = datasets.open_dataset(cfg.data.path, cfg.data.source)
-  datasets.check_encoders(dataset.meta, cfg, encoders=registry.named(cfg.encoders))
+  datasets.check_encoders(dataset.meta, cfg, encoders=registry.announced(cfg.encoders))
   for part in dataset.meta.parts:
     check_bucket(cfg, mesh, buckets.name(part.bucket), part.spec.grid)
   index, count = meshes.batch_share(mesh)
@@ -174,12 +174,13 @@ class Previews:
 
   def __init__(self, cfg: Config, mesh: Mesh):
     self._cfg, self._mesh = cfg, mesh
-    self._codec, text = sample.encoders_of(cfg)
+    self._codec, text = sample.encoders_of(cfg, mesh)
     self._grid = sample.latent_grid(cfg, self._codec, cfg.sample.bucket)
     # Rows are dealt to the mesh like a batch: filled up with the last prompt, whose repetitions nobody sees.
     missing = -len(cfg.sample.prompts) % meshes.degree(mesh, "batch")
-    self._text = sample.encode_prompts(text, cfg.sample.prompts + cfg.sample.prompts[-1:] * missing, cfg.data.text_tokens)
-    self._empty = sample.encode_prompts(text, [""], cfg.data.text_tokens)
+    with jax.set_mesh(mesh):
+      self._text = sample.encode_prompts(text, cfg.sample.prompts + cfg.sample.prompts[-1:] * missing, cfg.data.text_tokens)
+      self._empty = sample.encode_prompts(text, [""], cfg.data.text_tokens)
 
   def __call__(self, ema: dict) -> dict[str, np.ndarray]:
     cfg = self._cfg.sample

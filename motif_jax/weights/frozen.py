@@ -14,10 +14,12 @@ from motif_jax.encoders.prompts import T5Gemma2
 from motif_jax.encoders.siglip import Siglip
 from motif_jax.encoders.tokenizer import Tokenizer
 from motif_jax.encoders.vjepa2 import VJepa2
-from motif_jax.weights import encoder_folder, t5gemma2, vit
+from motif_jax.encoders.wan_vae import WanVAE
+from motif_jax.weights import encoder_folder, t5gemma2, vit, wan_vae
 
 # What `encoder_folder.find` has to know of each.
 KINDS = {
+    "wan_vae": dict(config_of=wan_vae.config_of, table=wan_vae.table, own_names=lambda names: {name: name for name in names}),
     "t5gemma2": dict(config_of=t5gemma2.config_of, table=t5gemma2.table, own_names=t5gemma2.own_names),
     "vjepa2": dict(config_of=vit.vjepa2_config, table=partial(vit.table, names=vit.VJEPA2), own_names=vit.vjepa2_names),
     "dinov2": dict(config_of=vit.dinov2_config, table=partial(vit.table, names=vit.DINOV2), own_names=vit.dinov2_names),
@@ -40,8 +42,8 @@ def text(path, *, mesh: Mesh | None, load: bool) -> T5Gemma2:
   return T5Gemma2(_params(found, mesh, load), found.cfg, tokenizer, f"{_version(found)}-{words}")
 
 
-def vision(path, *, name: str, encoder, mesh: Mesh | None, load: bool):
-  """The encoder of videos or images called `name` in a folder."""
+def pixels(path, *, name: str, encoder, mesh: Mesh | None, load: bool):
+  """The encoder of videos or pictures called `name` in a folder."""
   found = encoder_folder.find(path, **KINDS[name])
   return encoder(_params(found, mesh, load), found.cfg, _version(found))
 
@@ -56,9 +58,9 @@ def _version(found):
 
 # Role -> name -> what makes the encoder of a folder.
 ENCODERS = {
-    "codec": {},
+    "codec": {"wan_vae": partial(pixels, name="wan_vae", encoder=WanVAE)},
     "text": {"t5gemma2": text},
-    "teacher": {"vjepa2": partial(vision, name="vjepa2", encoder=VJepa2),
-                "dinov2": partial(vision, name="dinov2", encoder=DinoV2)},
-    "image": {"siglip": partial(vision, name="siglip", encoder=Siglip)},
+    "teacher": {"vjepa2": partial(pixels, name="vjepa2", encoder=VJepa2),
+                "dinov2": partial(pixels, name="dinov2", encoder=DinoV2)},
+    "image": {"siglip": partial(pixels, name="siglip", encoder=Siglip)},
 }

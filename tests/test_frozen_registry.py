@@ -1,0 +1,133 @@
+"""Encoders with weights by name: which folders a config needs, and a data set made, checked and trained on with them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import smoke
+from motif_jax import config as config_lib, mesh as meshes, sample
+from motif_jax.config import BucketConfig, EncodersConfig, EncoderWeights, MeshConfig
+from motif_jax.data import dataset
+from motif_jax.encoders import registry
+from motif_jax.train import loop
+from tests import frozen
+from tests.test_end_to_end import launch
+
+NONE = EncoderWeights("", "", "", "")
+PLAIN = EncodersConfig("block_dct", "word_hash", "gradients", "none", NONE)
+NAMES = dict(codec="wan_vae", text="t5gemma2", teacher="vjepa2", image="siglip")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+  """A folder with a folder of each model, as they are published: pictures inside the text encoder."""
+  path = tmp_path_factory.mktemp("frozen")
+  frozen.write(path / "t5gemma2", "t5gemma2", others={f"vision_tower.{k}": v for k, v in frozen.weights("siglip").items()})
+  for name in ("vjepa2", "wan_vae"):
+    frozen.write(path / name, name)
+  return path
+
+
+@pytest.fixture(scope="module")
+def names(home):
+  folders = {role: str(home / (name if role != "image" else "t5gemma2")) for role, name in NAMES.items()}
+  return EncodersConfig(**NAMES, weights=EncoderWeights(**folders))
+
+
+def test_weightless_encoders_need_no_folder():
+  assert [e.name for e in registry.named(PLAIN)] == ["block_dct", "word_hash", "gradients"]
+  assert registry.named(PLAIN, ("image",)) == (None,)
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(text="t5gemma"), "encoders.text is 't5gemma', expected one of 'word_hash', 't5gemma2'; did you mean 't5gemma2'"),
+    (dict(text="t5gemma2"), "encoders.text is 't5gemma2', which needs the folder of its weights: set encoders.weights.text"),
+    (dict(weights=dataclasses.replace(NONE, teacher="x")), "encoders.weights.teacher is 'x', but encoders.teacher = 'gradients'"),
+    (dict(teacher="dinov2", weights=dataclasses.replace(NONE, teacher="nowhere")), "nowhere has no config.json"),
+])
+def test_what_is_amiss_with_encoders_and_folders_is_said(change, said):
+  with pytest.raises(ValueError, match=said):
+    registry.named(dataclasses.replace(PLAIN, **change))
+
+
+def test_the_wrong_folder_is_refused(home):
+  for teacher, folder in (("vjepa2", "t5gemma2"), ("dinov2", "vjepa2")):
+    names = dataclasses.replace(PLAIN, teacher=teacher, weights=dataclasses.replace(NONE, teacher=str(home / folder)))
+    with pytest.raises(ValueError, match="config.json is not that of a"):
+      registry.named(names)
+
+
+def test_every_role_is_announced_without_reading_weights_and_made_with_them(names):
+  roles = tuple(NAMES)
+  announced, made = registry.announced(names, roles), registry.named(names, roles)
+  assert [e.name for e in announced] == [e.name for e in made] == list(NAMES.values())
+  assert [e.version for e in announced] == [e.version for e in made] and len({e.version for e in made}) == 4
+  assert not any(jax.tree.leaves(e) for e in announced) and all(jax.tree.leaves(e.params) for e in made)
+  without = dataclasses.replace(names, weights=dataclasses.replace(names.weights, text=""))
+  assert registry.announced(without)[1] is None
+
+
+def test_a_mesh_spreads_weights_and_changes_no_feature(names):
+  mesh = meshes.make_mesh(MeshConfig(2, 4, 1))
+  video = np.random.default_rng(0).uniform(-1, 1, (8, 5, 16, 24, 3)).astype(np.float32)
+  features = jax.jit(lambda teacher, video: teacher.encode(video, (1.5,)))
+  latents = np.random.default_rng(1).standard_normal((8, 2, 2, 3, 5), np.float32)
+
+  def outputs(codec, text, teacher):
+    return features(teacher, video), text.encode(["abc"] * 8)[7], sample.decode(codec, latents).astype(np.float32)
+
+  alone = outputs(*registry.named(names))
+  with jax.set_mesh(mesh):
+    spread = registry.named(names, mesh=mesh)
+    for got, want, limit in zip(outputs(*spread), alone, (1e-4, 1e-4, 1)):
+      np.testing.assert_allclose(got, want, atol=limit)
+  leaves = jax.tree.leaves(spread[2].params)
+  assert sum(leaf.size for leaf in leaves if not leaf.is_fully_replicated) > 0.9 * sum(leaf.size for leaf in leaves)
+
+
+@pytest.fixture(scope="module")
+def encoded(home, names, tmp_path_factory):
+  """(folder of a data set that the commands made with tiny frozen encoders, config)."""
+  path = tmp_path_factory.mktemp("set")
+  flags = [f"--config.encoders.{role}={name}" for role, name in NAMES.items()]
+  flags += [f"--config.encoders.weights.{role}={folder}" for role, folder in dataclasses.asdict(names.weights).items()]
+  launch("render", f"--output={path}/clips", "--count=8")
+  launch("encode", "--config=configs/smoke.py", "--config.alignment.teacher=vjepa2", *flags, f"--source={path}/clips",
+         f"--output={path}/set", "--batch_size=8")
+  c = smoke.get_config()
+  c.encoders.update(dict(NAMES, weights=dataclasses.asdict(names.weights)))
+  c.model.update(dict(width=16, heads=2, rope_axes=(2, 2, 4), mlp_ratio=1, latent_channels=5, text_dim=24, image_dim=0,
+                      depths=dict(dual=0, single=1, decoder=0)))
+  c.route.keep = 1.0
+  c.alignment.update(dict(teacher="vjepa2", teacher_dim=40, hidden=8, tap=1))
+  c.sample.update(dict(prompts=(), steps=1, guidance=1.0))
+  c.data.update(dict(path=str(path / "set"), batch_size=8, validation=0.0, text_tokens=12))
+  c.train.update(dict(steps=2, log_every=1, validate_every=9, save_every=9, sample_every=9))
+  return path, c
+
+
+def test_a_data_set_records_which_weights_made_it(encoded, names):
+  meta = dataset.open_dataset(encoded[0] / "set").meta
+  made = registry.announced(names)
+  assert [meta.codec["version"], meta.text["version"], meta.teacher["version"]] == [e.version for e in made]
+  assert (meta.codec["channels"], meta.text["dim"], meta.teacher["dim"]) == (5, 24, 40)
+  record = dataset.open_dataset(encoded[0] / "set").sources[0][0]
+  assert record["teacher"].shape[1:] == (3, 3, 40) and record["text_long"].shape[1] == 24
+  caption = made[1].tokenizer([record["caption_long"]])[0]
+  assert len(record["text_long"]) == len(caption)
+
+
+def test_two_steps_are_trained_on_it(encoded, tmp_path):
+  state = loop.train(config_lib.from_config_dict(encoded[1]), str(tmp_path))
+  assert int(state.step) == 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
+
+
+def test_training_with_other_weights_than_the_data_set_is_refused(encoded, home, tmp_path):
+  cfg = config_lib.from_config_dict(encoded[1])
+  other = frozen.write(tmp_path / "other", "vjepa2", seed=1)
+  changed = dataclasses.replace(cfg.encoders.weights, teacher=str(other))
+  with pytest.raises(ValueError, match="version of vjepa2: the data set has '1-float32-"):
+    loop.prepare(dataclasses.replace(cfg, encoders=dataclasses.replace(cfg.encoders, weights=changed)), str(tmp_path / "work"))
