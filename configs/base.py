@@ -3,7 +3,10 @@
 The defaults are the released Motif-Video 2B (model.md section 0) and, where nothing is published, this project's recipe.
 """
 
-from ml_collections import ConfigDict
+try:
+  from ml_collections import ConfigDict
+except ImportError:  # a bare GPU image, which runs benches and no training
+  from motif_jax.config_dict import ConfigDict
 
 
 def get_config() -> ConfigDict:

@@ -40,7 +40,7 @@ def dual(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
   """A dual-stream block on one sample: for each stream q, k, v, out, MLP and modulation; one joint attention."""
   video, width = tokens.video / split.sequence, cfg.width
   modulation = 2 * 2 * width * 6 * width
-  block = Flops(_layers(cfg) * (video + tokens.context) + modulation, _attention(cfg, tokens.video, tokens.context, split))
+  block = Flops(_layers(cfg) * (video + tokens.context) + modulation, attention(cfg, tokens.video, tokens.context, split))
   return block + (_cross(cfg, tokens, split, shared=False) if cfg.cross_attention.dual else Flops())
 
 
@@ -48,7 +48,7 @@ def single(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
   """A single-stream block of the encoder stage on one sample, with its cross-attention."""
   video, width = tokens.video / split.sequence, cfg.width
   modulation = 2 * width * 3 * width
-  block = Flops(_layers(cfg) * (video + tokens.context) + modulation, _attention(cfg, tokens.video, tokens.context, split))
+  block = Flops(_layers(cfg) * (video + tokens.context) + modulation, attention(cfg, tokens.video, tokens.context, split))
   kind = cfg.cross_attention.kind
   return block + (Flops() if kind == "none" else _cross(cfg, tokens, split, shared=kind == "shared"))
 
@@ -56,7 +56,7 @@ def single(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
 def decoder(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
   """A decoder block on one sample: a single-stream block over twice the video tokens, without text and cross-attention."""
   video, width = tokens.video / split.sequence, cfg.width
-  return Flops(_layers(cfg) * 2 * video + 2 * width * 3 * width, _attention(cfg, 2 * tokens.video, 0, split))
+  return Flops(_layers(cfg) * 2 * video + 2 * width * 3 * width, attention(cfg, 2 * tokens.video, 0, split))
 
 
 def _layers(cfg):
@@ -64,9 +64,12 @@ def _layers(cfg):
   return 2 * (4 + 2 * cfg.mlp_ratio) * cfg.width**2
 
 
-def _attention(cfg, video, context, split):
-  """Queries times keys and weights times values.  A device holds 1 / heads of the heads and 1 / keys of the video's queries; the
-  context, replicated over the sequence axis, gives all its queries on each of the devices that share keys."""
+def attention(cfg: ModelConfig, video: float, context: float, split: Split = ONE) -> float:
+  """Of queries times keys and weights times values, of one sample.
+
+  A device holds 1 / heads of the heads and 1 / keys of the video's queries; the context, replicated over the sequence axis, gives
+  all its queries on each of the devices that share keys.
+  """
   queries = _padded(cfg, video / split.keys + context)
   return 2 * 2 * queries * (video + context) * cfg.width / split.heads
 

@@ -1,0 +1,15 @@
+"""Motif-Video at 63 M parameters, for measuring and for trying things out: the blocks of the 2B model, fewer and narrower.
+
+3 dual, 5 single and 2 decoder blocks of width 512; heads keep their 128 features, so the same attention kernels run.
+"""
+
+from configs import base
+
+
+def get_config():
+  c = base.get_config()
+  c.model.update(dict(width=512, heads=4, depths=dict(dual=3, single=5, decoder=2)))
+  c.model.cross_attention.query_norm = "scale_bias"  # as released
+  c.route.update(dict(start=1, stop=7))
+  c.alignment.update(dict(tap=2, hidden=1024))
+  return c
