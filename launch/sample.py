@@ -7,6 +7,7 @@ A sample depends on its prompt, the seed and its number alone, not on the prompt
 """
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
 import pathlib
@@ -28,6 +29,7 @@ from motif_jax.flow import samplers, times
 from motif_jax.train import checkpoint
 
 COLUMNS, ROWS = 8, 16  # of the contact sheet
+ROLES = ("codec", "text", "image")  # of the encoders that sampling needs
 NAME_LENGTH = 40  # characters of the prompt in a file's name
 
 
@@ -42,6 +44,7 @@ class Job(NamedTuple):
   bucket: BucketConfig
   settings: dict  # the flags that decide the result, with every default filled in
   first_frame: jax.Array | None  # (1, levels, H, W, C)
+  image: jax.Array | None  # (1, I, image_dim)
   output: pathlib.Path
 
 
@@ -63,6 +66,8 @@ def parse(argv=None) -> argparse.Namespace:
   add("--bucket", help="FRAMESxHEIGHTxWIDTH in pixels, such as 9x32x32")
   add("--image", help="a picture or video file whose first frame the videos start from (image-to-video)")
   add("--batch", type=int, default=4, help="videos made at once")
+  for role in ROLES:
+    add(f"--{role}_weights", help=f"folder of the {role} encoder's weights, where it is not the one of the training run")
   return parser.parse_args(argv)
 
 
@@ -81,12 +86,16 @@ def prepare(args: argparse.Namespace) -> Job:
   prompts = read_prompts(args.prompt, args.prompts)
   folder, step = checkpoint.find(args.checkpoint)
   cfg, params = checkpoint.restore_for_sampling(folder / str(step))
+  moved = {role: getattr(args, f"{role}_weights") for role in ROLES if getattr(args, f"{role}_weights") is not None}
+  weights = dataclasses.replace(cfg.encoders.weights, **moved)
+  cfg = dataclasses.replace(cfg, encoders=dataclasses.replace(cfg.encoders, weights=weights))
   codec, text = sample.encoders_of(cfg)
   bucket = one_bucket(args.bucket) if args.bucket else cfg.sample.bucket
   settings = dict(checkpoint=str(folder / str(step)), seed=args.seed, index=args.index, batch=args.batch,
                   bucket=buckets.name(bucket))
   for name in ("sampler", "steps", "shift", "guidance"):
     settings[name] = getattr(cfg.sample, name) if getattr(args, name) is None else getattr(args, name)
+  settings |= {f"{role}_weights": str(pathlib.Path(path).absolute()) for role, path in moved.items()}
   if args.image:
     settings["image"] = str(pathlib.Path(args.image).absolute())
   samplers.named(settings["sampler"])
@@ -94,11 +103,11 @@ def prepare(args: argparse.Namespace) -> Job:
   if args.batch < 1 or args.index < 0:
     raise ValueError(f"--batch={args.batch} --index={args.index}: expected at least 1 video at once and no negative number.")
   sample.latent_grid(cfg, codec, bucket)
-  first_frame = encode_image(args.image, bucket, codec) if args.image else None
+  first_frame, image = encode_image(args.image, bucket, codec, sample.image_encoder_of(cfg)) if args.image else (None, None)
   if args.image and not cfg.data.image_to_video:
     print("note: data.image_to_video was 0, so this model was never trained to start from a picture")
   output = pathlib.Path(args.output) if args.output else folder.parent / "samples" / f"step-{step}-seed-{args.seed}"
-  return Job(cfg, params, codec, text, prompts, bucket, settings, first_frame, output)
+  return Job(cfg, params, codec, text, prompts, bucket, settings, first_frame, image, output)
 
 
 def one_bucket(text: str) -> BucketConfig:
@@ -119,11 +128,12 @@ def read_prompts(given: list[str], file: str | None) -> list[str]:
   return prompts
 
 
-def encode_image(file: str, bucket: BucketConfig, codec) -> jax.Array:
-  """Latents (1, levels, H, W, C) of the first frame of `file`, at the blur levels of training."""
-  frame = videos.read_clip(file, BucketConfig(1, bucket.height, bucket.width))  # (1, H, W, 3)
-  stills = extract.blurred(extract.signed(frame))  # (1, levels, H, W, 3)
-  return jnp.swapaxes(jax.jit(lambda codec, stills: codec.encode(stills))(codec, jnp.swapaxes(stills, 0, 1)), 0, 1)
+def encode_image(file: str, bucket: BucketConfig, codec, encoder) -> tuple[jax.Array, jax.Array | None]:
+  """Latents (1, levels, H, W, C) of the first frame of `file`, at the blur levels of training, and its tokens (1, I, dim)."""
+  frame = extract.signed(videos.read_clip(file, BucketConfig(1, bucket.height, bucket.width)))  # (1, H, W, 3)
+  encode = jax.jit(lambda encoder, pixels: encoder.encode(pixels))
+  latents = jnp.swapaxes(encode(codec, jnp.swapaxes(extract.blurred(frame), 0, 1)), 0, 1)
+  return latents, None if encoder is None else encode(encoder, frame)
 
 
 def run(job: Job) -> dict:
@@ -153,7 +163,7 @@ def generate(job: Job):
   yield from sample.videos_of(
       job.params, job.cfg, job.codec, job.text, job.prompts, key=jax.random.key(job.settings["seed"]),
       batch=job.settings["batch"], grid=sample.latent_grid(job.cfg, job.codec, job.bucket), index=job.settings["index"],
-      first_frame=job.first_frame,
+      first_frame=job.first_frame, image=job.image,
       **{k: job.settings[k] for k in ("sampler", "steps", "shift", "guidance")})
 
 

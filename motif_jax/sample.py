@@ -30,6 +30,15 @@ def encoders_of(cfg: Config, mesh: Mesh | None = None):
   return codec, text
 
 
+def image_encoder_of(cfg: Config):
+  """The encoder of the picture that a video starts from; None where the config names none."""
+  image, = registry.named(cfg.encoders, ("image",))
+  if image is not None and image.dim != cfg.model.image_dim:
+    raise ValueError(f"model.image_dim is {cfg.model.image_dim}, but image encoder {image.name} makes {image.dim}; make them "
+                     "agree, or set encoders.image to 'none'.")
+  return image
+
+
 def latent_grid(cfg: Config, codec, bucket: BucketConfig) -> tuple[int, int, int]:
   """The latent grid (F, H, W) of a bucket; ValueError with the nearest sizes where codec or patch do not divide it."""
   grid = codec.grid(bucket.frames, bucket.height, bucket.width)
@@ -83,22 +92,24 @@ def decode(codec, latents: Array) -> Array:
 
 
 def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[str], *, key: Array, grid: tuple[int, int, int],
-              batch: int, index: int = 0, first_frame: Array | None = None, **how) -> Iterator[np.ndarray]:
+              batch: int, index: int = 0, first_frame: Array | None = None, image: Array | None = None,
+              **how) -> Iterator[np.ndarray]:
   """Yields the frames, uint8 (F, H, W, 3), of one prompt after another, made `batch` at once.
 
   Args:
     index: number of the first prompt, which with `key` decides its noise.
     first_frame: (1, levels, H, W, C) that all videos start from.
+    image: (1, I, image_dim) tokens of that frame.
     how: steps, shift, guidance and sampler of `generate`.
   """
   tokens = cfg.data.text_tokens
   empty, size = encode_prompts(text_encoder, [""], tokens), min(batch, len(prompts))
-  first_frame = None if first_frame is None else jnp.repeat(first_frame, size, axis=0)
+  first_frame, image = (None if x is None else jnp.repeat(x, size, axis=0) for x in (first_frame, image))
   for start in range(0, len(prompts), size):
     now = prompts[start:start + size]
     full = [*now, *now[-1:] * (size - len(now))]  # one shape for all batches, so one compilation
     latents = generate(params, cfg, *encode_prompts(text_encoder, full, tokens), *empty, key=key, grid=grid,
-                       first_frame=first_frame, indices=index + start + np.arange(size), **how)
+                       first_frame=first_frame, image=image, indices=index + start + np.arange(size), **how)
     yield from np.asarray(decode(codec, latents))[:len(now)]
 
 

@@ -6,14 +6,17 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import smoke
+from launch import sample as launch_sample
 from motif_jax import config as config_lib, mesh as meshes, sample
 from motif_jax.config import BucketConfig, EncodersConfig, EncoderWeights, MeshConfig
 from motif_jax.data import dataset
 from motif_jax.encoders import registry
-from motif_jax.train import loop
+from motif_jax.train import checkpoint, loop, optimizer, state as train_state
 from tests import frozen
+from tests.sensitive import sensitive
 from tests.test_end_to_end import launch
 
 NONE = EncoderWeights("", "", "", "")
@@ -123,6 +126,29 @@ def test_a_data_set_records_which_weights_made_it(encoded, names):
 def test_two_steps_are_trained_on_it(encoded, tmp_path):
   state = loop.train(config_lib.from_config_dict(encoded[1]), str(tmp_path))
   assert int(state.step) == 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
+
+
+def test_videos_start_from_the_tokens_of_a_picture_with_weights_that_have_moved(encoded, names, tmp_path):
+  c = encoded[1].copy_and_resolve_references()
+  c.encoders.weights.update(dict.fromkeys(("codec", "text", "image"), "moved away"))
+  c.model.update(dict(image_dim=24))
+  c.sample.update(dict(bucket=dict(frames=5, height=16, width=24)))
+  cfg = config_lib.from_config_dict(c)
+  made = train_state.create(jax.random.key(0), cfg, optimizer.make_optimizer(cfg.optimizer, steps=1))
+  with checkpoint.make_manager(tmp_path, keep=1) as manager:
+    checkpoint.save(manager, made.replace(ema=sensitive(made.ema, seed=0)), cfg)
+  picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+  Image.fromarray(picture).save(tmp_path / "picture.png")
+  flags = [f"--{role}_weights={getattr(names.weights, role)}" for role in launch_sample.ROLES]
+  prepare = lambda *more: launch_sample.prepare(launch_sample.parse(
+      [f"--checkpoint={tmp_path}", "--prompt=abc", f"--image={tmp_path / 'picture.png'}", *flags, *more]))
+  job = prepare()
+  assert job.image.shape == (1, 9, 24) and all(f"{role}_weights" in job.settings for role in launch_sample.ROLES)
+  seen, = launch_sample.generate(job)
+  blind, = launch_sample.generate(job._replace(image=None))
+  assert seen.shape == (5, 16, 24, 3) and np.abs(seen.astype(int) - blind).max() > 2
+  with pytest.raises(ValueError, match="nowhere has no config.json"):
+    prepare("--text_weights=nowhere")
 
 
 def test_training_with_other_weights_than_the_data_set_is_refused(encoded, home, tmp_path):

@@ -24,8 +24,8 @@ class Tokenizer:
   def __init__(self, file, *, max_tokens: int = MAX_TOKENS):
     file = pathlib.Path(file)
     if not file.is_file():
-      raise ValueError(f"{file} does not exist; the tokenizer.json of a text encoder must lie in the folder of its weights, or in a "
-                       "folder `tokenizer` beside that.")
+      raise ValueError(f"{file} does not exist; the tokenizer.json of a text encoder must lie in the folder of its weights, or "
+                       "in a folder `tokenizer` beside that.")
     self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
     # What the file says about lengths was true for another use of it.
     self._tokenizer.no_truncation()
