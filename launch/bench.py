@@ -17,7 +17,7 @@ import sys
 import jax
 
 from motif_jax import config
-from motif_jax.bench import measure, results, run, sizes, table
+from motif_jax.bench import measure, reference, results, run, sizes, table
 from motif_jax.bench.case import Job
 
 OUTPUT = ".cache/bench.json"
@@ -32,7 +32,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--config", default="", help="Steps of this config file alone.")
   parser.add_argument("--limit", type=float, default=float("inf"), help="Begin no case after so many seconds.")
   parser.add_argument("--again", action="store_true", help="Measure what the file has already, too.")
-  parser.add_argument("--reference", action="store_true", help="Measure diffusers' torch model too; needs torch and diffusers.")
+  parser.add_argument("--reference", action="store_true", help="The group 'reference' too: diffusers' torch model beside ours.")
   flags, others = parser.parse_known_args(argv)
   flags.changed = {}
   for other in others:
@@ -81,9 +81,10 @@ def job_of(flags: argparse.Namespace) -> Job:
 def main(argv: list[str] | None = None) -> None:
   try:
     flags = arguments(sys.argv[1:] if argv is None else argv)
-    if flags.reference:  # torch needs room beside jax
-      os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    only = [name for name in flags.only.split(",") if name] + ["reference"] * flags.reference
+    only = [name for name in flags.only.split(",") if name]
+    if flags.reference or any(name.startswith("reference") for name in only):
+      os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch, in its process, needs room beside jax
+    only += ["reference"] * flags.reference
     job, file = job_of(flags), results.Results(flags.output)
     cases = run.chosen(job, only)
     where = results.here()
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
   left = run.run(cases, file, where, seconds=job.sizes.seconds, limit=flags.limit, again=flags.again,
                  say=lambda line: print(line, flush=True))
   found = [entry for case in cases if (entry := file.find(case.name, case.settings, where))]
-  print("\n" + "\n".join(table.lines(found, file.at(where))))
+  print("\n" + "\n".join(table.lines(found, file.at(where)) + reference.ratios(found)))
   print(f"\n{len(found)} of {len(cases)} cases are in {flags.output}" + (
       f"; {len(left)} left: run the same command again" if left else ""))
 

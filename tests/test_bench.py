@@ -13,7 +13,7 @@ import pytest
 
 from launch import bench
 from motif_jax import compiled
-from motif_jax.bench import measure, run, sizes, steps, table
+from motif_jax.bench import measure, reference, run, sizes, steps, table
 from motif_jax.bench.case import Case, Prepared
 from motif_jax.budget import flops, workload
 from motif_jax.train import step as training
@@ -168,6 +168,26 @@ def test_errors_of_a_backend_are_found(monkeypatch):
   monkeypatch.setitem(checks.BACKENDS, "chunked", wrong)
   with pytest.raises(ValueError, match="errors above 0.0001: output"):
     checks.attention_errors("chunked", 8, "float32")
+
+
+def test_an_image_without_torch_says_that_the_reference_needs_it(tmp_path, monkeypatch):
+  (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  found = measure.measured(cases_of("reference/torch")[0], seconds=0)
+  assert found["reason"] == ("ValueError: the reference needs torch and diffusers (requirements-test.txt has their versions): "
+                             "No module named torch")
+
+
+def test_the_reference_waits_until_it_is_asked_for():
+  assert not any(case.group == "reference" for case in cases_of())
+  ours = [case for case in cases_of("reference") if case.name.startswith("reference/ours")]
+  assert len(ours) == 2 and ours[0].executed >= ours[0].model == 3 * ours[1].model
+
+
+def test_ratios_are_of_what_both_sides_have_run():
+  entry = lambda name, median: dict(name=name, status="ok", seconds=dict(median=median))
+  found = [entry("reference/torch/a/forward", 3.0), entry("reference/ours/a/forward", 2.0), entry("reference/torch/b", 1.0)]
+  assert reference.ratios(found) == ["a/forward: torch takes 1.5 times as long as ours"]
 
 
 BARE = """

@@ -4,7 +4,7 @@ import difflib
 import time
 from collections.abc import Callable, Iterable
 
-from motif_jax.bench import attention, blocks, ceilings, checks, compiling, steps
+from motif_jax.bench import attention, blocks, ceilings, checks, compiling, reference, steps
 from motif_jax.bench.case import Case, Job
 from motif_jax.bench.measure import measured
 from motif_jax.bench.results import Results
@@ -18,18 +18,20 @@ GROUPS: dict[str, Callable[[Job], list[Case]]] = {
     "attention": attention.cases,
     "blocks": blocks.cases,
     "compile": compiling.cases,
+    "reference": reference.cases,
 }
+OPTIONAL = ("reference",)  # not unless asked for: it needs torch
 
 
 def chosen(job: Job, only: Iterable[str]) -> list[Case]:
-  """The cases whose names begin with one of `only`, such as "attention" or "train/motif_2b"; all of them if there are none."""
+  """The cases whose names begin with one of `only`, such as "attention" or "train/motif_2b"; without any, all but OPTIONAL."""
   only = tuple(only)
   for name in only:
     if (group := name.partition("/")[0]) not in GROUPS:
       close = difflib.get_close_matches(group, GROUPS, n=1)
       hint = f" Did you mean {close[0]!r}?" if close else ""
       raise ValueError(f"--only {name}: there is no group {group!r} of cases; known groups: {', '.join(GROUPS)}.{hint}")
-  wanted = {name.partition("/")[0] for name in only} or set(GROUPS)
+  wanted = {name.partition("/")[0] for name in only} or set(GROUPS) - set(OPTIONAL)
   cases = [case for group in GROUPS if group in wanted for case in GROUPS[group](job)]
   for name in only:
     if not any(case.name.startswith(name) for case in cases):

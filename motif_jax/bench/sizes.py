@@ -23,6 +23,8 @@ class Sizes:
   steps: dict[str, tuple[BucketConfig, ...]]  # config -> buckets of training and sampling
   tokens: int  # video tokens in a batch, at most, but for a batch of one
   seconds: float  # of calls per case
+  reference: tuple[BucketConfig, ...]  # of the torch original and ours
+  reference_compiled: bool  # whether torch compiles its model: a minute of a C++ compiler on a CPU
 
 
 SMALL, MIDDLE = BucketConfig(33, 144, 256), BucketConfig(65, 352, 640)
@@ -33,11 +35,12 @@ GPU = Sizes(
     lengths=(114_592, 48_872, 228_160, 32_768, 8192, 2048), text=512, grouped=32_768,
     backends=("cudnn", "tokamax", "chunked", "xla"), dtype="bfloat16", config="motif_2b", blocks=(HD, SD),
     steps={"motif_2b": (SD, HD, MIDDLE, SMALL), "motif_b": (SD, MIDDLE, SMALL), "motif_s": (SD, MIDDLE, SMALL)},
-    tokens=120_000, seconds=2.0)
+    tokens=120_000, seconds=2.0, reference=(SD, MIDDLE), reference_compiled=True)
 CPU = Sizes(
     matmuls=(256, 512), copy=16 << 20, lengths=(192,), text=16, grouped=192, backends=("chunked", "xla"), dtype="float32",
     config="smoke", blocks=(BucketConfig(9, 32, 32),),
-    steps={"smoke": (BucketConfig(9, 32, 32),), "motif_s": (BucketConfig(13, 128, 128),)}, tokens=256, seconds=0.2)
+    steps={"smoke": (BucketConfig(9, 32, 32),), "motif_s": (BucketConfig(13, 128, 128),)}, tokens=256,
+    seconds=0.2, reference=(BucketConfig(9, 32, 32),), reference_compiled=False)
 
 
 def sizes_of(platform: str) -> Sizes:

@@ -33,6 +33,9 @@ def _figures(entry, best):
     return f"  {entry['reason'][:120]}"
   if "errors" in entry:
     return f"  right: the largest error is {max(entry['errors'].values()):.2g}, the limit {entry['limit']:g}"
+  if "argument_bytes" not in entry and "seconds" in entry:
+    s, how = entry["seconds"], ", ".join(f"{key} {entry[key]}" for key in ("attention", "compiled", "checkpointed", "torch"))
+    return f"{time_of(s['median']):>10}{time_of(s['low']):>9}-{time_of(s['high']):>9}  {how}"
   if "seconds" not in entry:
     return f"  lowered in {time_of(entry['lower_s'])}, compiled in {time_of(entry['compile_s'])}" + (
         f", from the cache in {time_of(entry['cached_s'])}" if "cached_s" in entry else "")
