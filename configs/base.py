@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
       dtype="bfloat16",
       remat="block",  # kept for the backward pass: "none" (everything), "attention" (its outputs too), "block", "offload"
       unroll=1,  # blocks per iteration of the scan over depth; on CPU 2 made the demo 1.15 times as fast, and slower to compile
-      attention="xla",
+      attention="xla",  # "chunked", "cudnn", "tokamax"; launch.train also takes "auto": what launch.bench found fastest here
   ))
   c.route = ConfigDict(dict(start=2, stop=26, keep=1.0, groups=8, policy="random", last_step=0))  # keep=1.0: routing off
   c.alignment = ConfigDict(dict(

@@ -12,9 +12,11 @@ from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import config, distributed
+from motif_jax.bench import fastest
 from motif_jax.train import loop
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
+BENCH = flags.DEFINE_string("bench", ".cache/bench.json", "Results of launch.bench, for --config.model.attention=auto.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and TensorBoard files go.")
 DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "One of several processes; jax finds the others from the cluster.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where jax cannot find it.")
@@ -29,6 +31,8 @@ def main(argv: list[str]) -> None:
     arguments.check_no_others(argv)
     distributed.join(coordinator=COORDINATOR.value, processes=PROCESSES.value, process_id=PROCESS_ID.value,
                      detect=DISTRIBUTED.value)
+    if chosen := fastest.resolve(CONFIG.value, BENCH.value):
+      print(chosen)
     job = loop.prepare(config.from_config_dict(CONFIG.value), WORKDIR.value)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")

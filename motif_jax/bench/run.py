@@ -1,6 +1,7 @@
 """Which cases there are, and running those that are asked for, until the time is up: the rest is for the next call."""
 
 import difflib
+import gc
 import time
 from collections.abc import Callable, Iterable
 
@@ -52,6 +53,7 @@ def run(cases: list[Case], results: Results, where: dict, *, seconds: float, lim
       left.append(case)
       continue
     found = measured(case, seconds=seconds)
+    gc.collect()  # arrays of a case that failed may hang in cycles, and the next one needs the room
     work = {"dtype": case.dtype, "model_flops": case.model, "executed_flops": case.executed}
     entry = results.add(case.name, case.settings, where, work | found)
     say(f"{case.name}: {entry['status'] if entry['status'] == 'ok' else entry['reason'][:160]}")

@@ -35,7 +35,7 @@ GPU = Sizes(
     lengths=(114_592, 48_872, 228_160, 32_768, 8192, 2048), text=512, grouped=32_768,
     backends=("cudnn", "tokamax", "chunked", "xla"), dtype="bfloat16", config="motif_2b", blocks=(HD, SD),
     steps={"motif_2b": (SD, HD, MIDDLE, SMALL), "motif_b": (SD, MIDDLE, SMALL), "motif_s": (SD, MIDDLE, SMALL)},
-    tokens=120_000, seconds=2.0, reference=(SD, MIDDLE), reference_compiled=True)
+    tokens=60_000, seconds=2.0, reference=(SD, MIDDLE), reference_compiled=True)
 CPU = Sizes(
     matmuls=(256, 512), copy=16 << 20, lengths=(192,), text=16, grouped=192, backends=("chunked", "xla"), dtype="float32",
     config="smoke", blocks=(BucketConfig(9, 32, 32),),
