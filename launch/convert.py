@@ -4,8 +4,9 @@
   python -m launch.convert --source=WORKDIR --output=FOLDER [--raw] [--layout=legacy] [--dtype=bfloat16]
 
 The checkpoint holds the weights in the dtypes of the files, and the config with the model that the folder has: launch.sample
-reads it, and launch.train --workdir=WORKDIR starts from it with a new optimizer.  Its encoders are the config's; name those that
-the weights were trained with.  What comes in goes out bit for bit, with --like=FOLDER in the layout and dtypes of a given folder.
+reads it, and launch.train --workdir=WORKDIR starts from it with a new optimizer, and deletes it after train.keep checkpoints of
+its own.  Its encoders are the config's; name those that the weights were trained with.  What comes in goes out bit for bit, with
+--like=FOLDER in the layout and dtypes of a given folder.
 """
 
 import dataclasses

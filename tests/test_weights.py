@@ -225,3 +225,11 @@ def test_three_lines_give_a_velocity(written):
   assert model(latents, 0.5, text, np.array([[1, 1, 0, 0, 0], [1] * 5])).shape == (2, 3, 4, 6, 3)
   with pytest.raises(ValueError, match=r"expected \[0, 1\].*diffusers are 1000 times that"):
     model(latents, 500, text)
+  assert jax.eval_shape(model, latents, jnp.ones(2), text).shape == (2, 3, 4, 6, 3)  # also inside somebody's jit
+
+
+def test_on_a_mesh_the_velocity_is_the_same(written):
+  mesh = meshes.make_mesh(MeshConfig(1, 2, 1), devices=jax.devices()[:2])
+  rng = np.random.default_rng(0)
+  given = rng.standard_normal((2, 3, 4, 6, 7), np.float32), [0.25, 0.5], rng.standard_normal((2, 5, 12), np.float32)
+  np.testing.assert_allclose(weights.load(written, mesh=mesh)(*given), weights.load(written)(*given), atol=1e-5)

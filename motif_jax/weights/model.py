@@ -5,6 +5,7 @@
   velocity = model(latents, t, text, text_mask)
 """
 
+import contextlib
 import functools
 import os
 
@@ -37,15 +38,14 @@ class Model:
       text: (B, T, text_dim) features; `text_mask` (B, T) True for real tokens, which stand first.
       image: (B, I, image_dim) features of the first frame, optional.
     """
-    t = np.asarray(t, np.float32)
-    if t.size and not (0 <= t.min() and t.max() <= 1):
-      raise ValueError(f"t is between {t.min():g} and {t.max():g}, expected [0, 1]: 0 is data, 1 is noise.  The timesteps of "
-                       "diffusers are 1000 times that; divide them.")
-    t = jnp.broadcast_to(t, (len(latents),))
+    if not isinstance(t, jax.core.Tracer) and not np.all((0 <= np.asarray(t)) & (np.asarray(t) <= 1)):
+      raise ValueError(f"t is {t}, expected [0, 1]: 0 is data, 1 is noise.  The timesteps of diffusers are 1000 times that; "
+                       "divide them.")
+    t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(latents),))
     text_mask = None if text_mask is None else jnp.asarray(text_mask).astype(bool)
-    if self._mesh is None:
-      return _velocity(self.params, self.cfg, latents, t, text, text_mask, image)
-    with jax.set_mesh(self._mesh):
+    # Inside somebody's jit the mesh is theirs to set.
+    own = self._mesh is not None and not isinstance(latents, jax.core.Tracer)
+    with jax.set_mesh(self._mesh) if own else contextlib.nullcontext():
       return _velocity(self.params, self.cfg, latents, t, text, text_mask, image)
 
 

@@ -154,7 +154,7 @@ def check(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int
   """ValueError unless the names and shapes `given` are those `expected`."""
   found = faults(given, expected)
   if found:
-    raise ValueError(f"{'; '.join(found)}.  Does the config fit the checkpoint?")
+    raise ValueError("\n".join(found))
 
 
 def faults(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -162,8 +162,9 @@ def faults(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[in
   missing, unused = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
   misshaped = [f"{name} is {tuple(given[name])}, expected {tuple(shape)}" for name, shape in sorted(expected.items())
                if name in given and tuple(given[name]) != tuple(shape)]
-  said = ((missing, "tensors are missing"), (unused, "are not used"), (misshaped, "have the wrong shape"))
-  return [f"{len(items)} {what}: {some(items)}" for items, what in said if items]
+  said = ((missing, "tensors are missing", "is every file there?"), (unused, "are not used", "are they another model's?"),
+          (misshaped, "have the wrong shape", "does the config fit them?"))
+  return [f"{len(items)} {what}: {some(items)}; {ask}" for items, what, ask in said if items]
 
 
 def some(items: Sequence[str]) -> str:

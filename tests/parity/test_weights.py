@@ -22,7 +22,7 @@ from motif_jax.weights import export, fold, folder
 from tests.parity import cases, reference
 
 SEPARATE = dataclasses.replace(cases.TINY, depths=config.Depths(1, 2, 1), image_dim=24)
-SHARED = {norm: dataclasses.replace(SEPARATE, depths=config.Depths(0, 2, 1), cross_attention=config.CrossAttentionConfig("shared", norm, False))
+SHARED = {norm: dataclasses.replace(SEPARATE, depths=config.Depths(0, 2, 0), cross_attention=config.CrossAttentionConfig("shared", norm, False))
           for norm in ("none", "scale", "scale_bias")}
 GIVEN = cases.inputs(SEPARATE, image=5)
 
