@@ -22,6 +22,7 @@ from motif_jax.weights import read, table as tables, wan_vae
 from tests import tiny_wan
 
 RELEASED = WanConfig()
+SHALLOW = dataclasses.replace(tiny_wan.CFG, dim_mult=(1, 2), temporal_downsample=(True,))  # quick to compile
 HEIGHT, WIDTH = 8, 12  # pixels, of the small VAE's 4 x 4
 
 
@@ -39,11 +40,16 @@ def vae():
 
 
 @pytest.fixture(scope="module")
-def streams(vae):
+def shallow():
+  return tiny_wan.vae(SHALLOW, streamed=False)
+
+
+@pytest.fixture(scope="module")
+def streams():
   """(encode or decode, frames) -> (the compiled stream, its input)."""
-  made = {}
+  vae, made = tiny_wan.vae(SHALLOW), {}
   for frames in (9, 33):
-    coded = latents(frames=(frames - 1) // 4 + 1, height=8, width=9)
+    coded = latents(frames=(frames - 1) // 2 + 1, height=16, width=18)
     for how, run, x in (("encode", tiny_wan.moments, video(2, frames, 32, 36)), ("decode", tiny_wan.decode, coded)):
       made[how, frames] = run.lower(vae, x).compile(), x
   return made
@@ -108,29 +114,29 @@ def test_the_memory_of_a_stream_does_not_grow_with_the_frames(streams):
 # Latents.
 
 
-def test_latents_are_normalised_by_channel_and_back(vae):
-  mean, _ = tiny_wan.moments(vae, video())
-  made = tiny_wan.encode(vae, video())
-  for c in range(vae.channels):
-    np.testing.assert_allclose(made[..., c], (mean[..., c] - vae.cfg.latents_mean[c]) / vae.cfg.latents_std[c], rtol=1e-5, atol=1e-5)
-  raw = jax.jit(lambda params, x: wan_network.decode(params, vae.cfg, x))(vae.params, mean)
-  close(tiny_wan.decode(vae, made), raw)
+def test_latents_are_normalised_by_channel_and_back(shallow):
+  mean, _ = tiny_wan.moments(shallow, video())
+  made = tiny_wan.encode(shallow, video())
+  for c, (offset, scale) in enumerate(zip(shallow.cfg.latents_mean, shallow.cfg.latents_std, strict=True)):
+    np.testing.assert_allclose(made[..., c], (mean[..., c] - offset) / scale, rtol=1e-5, atol=1e-5)
+  raw = jax.jit(lambda params, x: wan_network.decode(params, shallow.cfg, x))(shallow.params, mean)
+  close(tiny_wan.decode(shallow, made), raw)
 
 
-def test_a_sample_is_spread_around_the_mode_by_the_variance(vae):
-  """With 8 x 12 x 3 numbers for each of the channels, and 64 keys."""
+def test_a_sample_is_spread_around_the_mode_by_the_variance(shallow):
   draw = jax.jit(lambda vae, x, key: vae.encode(x, key=key))
-  samples = np.stack([draw(vae, video(), jax.random.key(i)) for i in range(64)])
-  deviation = np.exp(0.5 * np.asarray(tiny_wan.moments(vae, video())[1])) / np.float32(vae.cfg.latents_std)
-  spread = (samples - tiny_wan.encode(vae, video())) / deviation
+  samples = np.stack([draw(shallow, video(), jax.random.key(i)) for i in range(64)])
+  deviation = np.exp(0.5 * np.asarray(tiny_wan.moments(shallow, video())[1])) / np.float32(shallow.cfg.latents_std)
+  spread = (samples - tiny_wan.encode(shallow, video())) / deviation
   assert abs(spread.mean()) < 0.03 and abs(spread.std() - 1) < 0.03 and np.abs(spread.std(axis=0) - 1).max() < 0.5
 
 
-def test_log_variances_and_pixels_are_clipped(vae):
-  loud = jax.tree.map(lambda leaf: 1e3 * leaf, vae.params["encoder"]["quant"])
-  _, log_variance = tiny_wan.moments(vae.replace(params=vae.params | {"encoder": vae.params["encoder"] | {"quant": loud}}), video())
+def test_log_variances_and_pixels_are_clipped(shallow):
+  encoder = shallow.params["encoder"]
+  loud = encoder | {"quant": jax.tree.map(lambda leaf: 1e3 * leaf, encoder["quant"])}
+  _, log_variance = tiny_wan.moments(shallow.replace(params=shallow.params | {"encoder": loud}), video())
   assert (log_variance.min(), log_variance.max()) == (-30, 20)
-  pixels = tiny_wan.decode(vae, 10 * latents())
+  pixels = tiny_wan.decode(shallow, 10 * latents())
   assert (pixels.min(), pixels.max()) == (-1, 1)
 
 
@@ -151,22 +157,22 @@ def test_a_size_that_cannot_be_coded_is_refused_with_the_nearest_ones(vae, size,
 # Precision and parameters.
 
 
-def test_bfloat16_convolves_in_bfloat16_and_stays_near_float32(vae):
-  short = tiny_wan.vae(dataclasses.replace(tiny_wan.CFG, dtype="bfloat16"))
+def test_bfloat16_convolves_in_bfloat16_and_stays_near_float32(shallow):
+  short = shallow.replace(cfg=dataclasses.replace(SHALLOW, dtype="bfloat16"))
   program = tiny_wan.decode.lower(short, latents()).as_text()
   convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
   assert convolutions and all(line.rstrip().split("->")[-1].strip().endswith("xbf16>") for line in convolutions)
-  got, want = tiny_wan.decode(short, latents()), tiny_wan.decode(vae, latents())
+  got, want = tiny_wan.decode(short, latents()), tiny_wan.decode(shallow, latents())
   assert got.dtype == jnp.float32
   assert 1e-4 < np.linalg.norm(got - want) / np.linalg.norm(want) < 0.1
 
 
-def test_weights_are_arguments_of_the_compiled_program(vae, streams):
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(vae.params["decoder"]))
+def test_weights_are_arguments_of_the_compiled_program(shallow, streams):
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(shallow.params["decoder"]))
   executable, x = streams["decode", 9]
   assert compiled.memory(executable).arguments == size + x.nbytes
   with pytest.raises(ValueError, match="[Nn]on-hashable"):
-    jax.jit(lambda x, vae: vae.decode(x), static_argnames="vae")(x, vae=vae)
+    jax.jit(lambda x, vae: vae.decode(x), static_argnames="vae")(x, vae=shallow)
 
 
 # Tiles.
@@ -208,11 +214,8 @@ def test_tiles_that_do_not_fit_are_refused(vae, size, stride):
 # Devices.
 
 
-SHALLOW = dataclasses.replace(tiny_wan.CFG, dim_mult=(1, 2), temporal_downsample=(True,))
-
-
 def test_devices_share_rows_and_columns_and_only_columns_and_attention_travel():
-  vae = tiny_wan.vae(SHALLOW)
+  vae = tiny_wan.vae(SHALLOW)  # streamed
   mesh = meshes.make_mesh(MeshConfig(data=2, fsdp=1, sequence=4))
   for run, x, columns in ((tiny_wan.encode, video(2, 5, 6, 24), 12), (tiny_wan.decode, latents(2, 3, 3, 12), 24)):
     with jax.set_mesh(mesh):
@@ -228,11 +231,10 @@ def test_devices_share_rows_and_columns_and_only_columns_and_attention_travel():
     assert max(c.bytes for c in sent if c.kind == "collective-permute") < frame, sent
 
 
-def test_what_does_not_divide_is_whole_on_every_device():
-  vae = tiny_wan.vae(SHALLOW, streamed=False)
+def test_what_does_not_divide_is_whole_on_every_device(shallow):
   mesh = meshes.make_mesh(MeshConfig(data=2, fsdp=1, sequence=4))
   with jax.set_mesh(mesh):
-    executable = tiny_wan.decode.lower(*jax.device_put((vae, latents(3, 3, 3, 6)), NamedSharding(mesh, P()))).compile()
+    executable = tiny_wan.decode.lower(*jax.device_put((shallow, latents(3, 3, 3, 6)), NamedSharding(mesh, P()))).compile()
   assert compiled.collectives(executable.as_text()) == []
 
 

@@ -1,4 +1,4 @@
-"""A Wan VAE small enough for unit tests: three levels, both with time, so that its pieces are of 4 frames as the released one's."""
+"""A Wan VAE small enough for unit tests: time is halved twice, so that its pieces are of 4 frames as the released one's."""
 
 import jax
 

@@ -63,7 +63,7 @@ def _joined(tiles, rows, columns, tiling):
 
 def _fade(before, tile, overlap, *, axis):
   """`tile` whose first `overlap` pixels along `axis` go over from the last ones of `before`."""
-  overlap = min(overlap, before.shape[axis], tile.shape[axis])
+  overlap = min(overlap, tile.shape[axis])  # the last tiles may be smaller, and never larger than those before
   share = jnp.expand_dims(jnp.arange(overlap) / max(overlap, 1), range(1, tile.ndim - axis))
   end = jax.lax.slice_in_dim(before, before.shape[axis] - overlap, None, axis=axis)
   begin, rest = jnp.split(tile, [overlap], axis=axis)

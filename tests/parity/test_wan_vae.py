@@ -95,11 +95,12 @@ def test_one_pass_and_stream_decode_as_the_reference(both, cfg, frames):
 
 
 def test_tiles_are_the_reference(both):
-  """Three by three of them, the last ones of other sizes, one a single latent high."""
+  """Three rows of them, the last one latent high, and three columns, the last two latents wide."""
   cfg = tiny_wan.CFG
   theirs, ours = both(cfg)
   latents = normal(2, 2, 7, 10, cfg.z_dim)
-  theirs.enable_tiling(tile_sample_min_height=16, tile_sample_min_width=24, tile_sample_stride_height=12, tile_sample_stride_width=16)
+  theirs.enable_tiling(tile_sample_min_height=16, tile_sample_min_width=24, tile_sample_stride_height=12,
+                       tile_sample_stride_width=16)
   with torch.no_grad():
     want = from_torch(theirs.decode(to_torch(latents)).sample)
   theirs.disable_tiling()
