@@ -53,7 +53,7 @@ def test_gaps_are_told_longest_first_with_what_stood_around_them():
 
 @pytest.mark.parametrize("op_name, scope", [
     ("jit(step)/jvp(dual)/while/body/closed_call/DualBlock/attention/key/dot_general", ("forward", "dual", "attention", "key")),
-    ("jit(step)/transpose(jvp(dual))/while/body/closed_call/checkpoint/rematted_computation/DualBlock/mlp/up/add",
+    ("jit(step)/transpose(jvp(dual))/while/body/eval_jaxpr/checkpoint/rematted_computation/DualBlock/mlp/up/add",
      ("recompute", "dual", "mlp", "up")),
     ("jit(step)/transpose(jvp(single))/while/body/closed_call/checkpoint/SingleBlock/attention/attend/bnls,bsnd->blnd/dot",
      ("backward", "single", "attention", "attend")),

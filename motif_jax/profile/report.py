@@ -105,7 +105,8 @@ def make_report(ops: Sequence[Op], origins: dict[str, Origin], *, module: str, s
   ValueError if the trace is of another program.
   """
   if not ops:
-    raise ValueError("The trace holds no kernel and no HLO instruction: nothing ran while it was taken.")
+    raise ValueError("The trace holds no kernel and no HLO instruction: nothing ran while it was taken, or, on an NVIDIA GPU, "
+                     "the driver keeps its records (CUPTI) from this user.")
   placed = _placed(ops, origins, module)
   devices = _grouped(placed, lambda p: p.op.device)
   each = 1e6 * steps * len(devices)  # ns of all -> ms of one

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from motif_jax import compiled
 
 # What jax and XLA add to paths, and no reader asks for.
-MACHINERY = {"while", "body", "cond", "scan", "closed_call", "checkpoint", "remat", "rematted_computation", "pjit", "shard_map",
-             "custom_jvp_call", "custom_vjp_call", "core_call", "branch_0_fun", "branch_1_fun"}
+MACHINERY = {"while", "body", "cond", "scan", "closed_call", "eval_jaxpr", "checkpoint", "remat", "rematted_computation", "pjit",
+             "shard_map", "custom_jvp_call", "custom_vjp_call", "core_call", "branch_0_fun", "branch_1_fun"}
 ROOT = "jit("  # a path from the top; operators of reductions have only its end
 COPYING = {"copy", "copy-start", "copy-done", "transpose", "bitcast", "fusion", "parameter"}
 CONTROL = ("while", "call", "conditional")  # they hold other instructions, and do nothing themselves

@@ -33,7 +33,7 @@ def _head(report, run) -> list[str]:
   return [
       f"{report.tree.name} of {run['config']} on {run['devices']} x {run['device']}, jax {run['jax']}, commit {run['commit']}",
       *(f"  {key}: {value}" for key, value in run["facts"].items()),
-      f"{stop - first} steps traced, {first} to {stop - 1}: {_ms(1e3 * run['seconds'])} a step"
+      f"steps {first}:{stop} traced: {_ms(1e3 * run['seconds'])} a step"
       + (f", {_ms(1e3 * alone)} without a trace" if alone else "") + "; from here on means per step and device",
       f"  from the first event to the last {_ms(report.wall_ms)}: busy {_ms(report.busy_ms)}, idle {_ms(idle)} "
       f"({idle / report.wall_ms:.1%}), communication that nothing hides {_ms(report.exposed_ms)} "
