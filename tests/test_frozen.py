@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from motif_jax import mesh as meshes, sharding
-from motif_jax.config import MeshConfig
 from motif_jax.encoders import dinov2, frames, siglip, t5gemma2, vit, vjepa2
 from motif_jax.weights import encoder_folder, frozen as loaders
 from tests import frozen
@@ -135,14 +133,6 @@ def test_other_weights_have_another_version(home, tmp_path):
   assert first.digest != second.digest
 
 
-def test_weights_spread_over_devices_give_the_same_features(home, text):
-  mesh = meshes.make_mesh(MeshConfig(2, 2, 2))
-  spread = loaders.text(home / "t5gemma2", mesh=mesh, load=True)
-  parts = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in sharding.paths_of(spread.params)}
-  assert parts["layers/mlp/up/kernel"] == (7, 24, 10) and parts["embed/table"] == (75, 24)
-  np.testing.assert_allclose(spread.encode(["abc bad"])[0], text.encode(["abc bad"])[0], atol=1e-4)
-
-
 def test_a_caption_alone_equals_the_caption_among_others(text):
   alone, among = text.encode(["abc bad"])[0], text.encode(["", "abc bad", "abcabc " * 9])
   assert text.dim == 24 and among[0].shape == (1, 24) and [len(x) for x in among] == [1, 6, 28]
@@ -204,7 +194,7 @@ def test_an_odd_last_frame_counts_twice(home):
   made = teacher(home, "vjepa2")
   even = np.concatenate([CLIP, CLIP[:, -1:]], axis=1)
   np.testing.assert_array_equal(described(made, CLIP, (4.0,)), described(made, even, (4.0,)))
-  assert described(made, CLIP[:, :1], (0.0,)).shape == (2, 1, 3, 3, 40)
+  assert jax.eval_shape(lambda video: made.encode(video, (0.0,)), CLIP[:, :1]).shape == (2, 1, 3, 3, 40)
 
 
 def test_picture_features_of_a_clip_are_those_of_its_frames(home):

