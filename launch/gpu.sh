@@ -66,8 +66,8 @@ run() {  # run PIECE
       local folder; folder=$(mktemp -d)
       # shellcheck disable=SC2046
       timeout 590 "$PYTHON" -m launch.profile --workdir="$folder" $(here \
-        "--config=configs/motif_2b.py --bucket=121x480x832 --steps=2 --config.model.attention=cudnn" \
-        "--config=configs/smoke.py --bucket=9x32x32 --steps=2") --config.mesh.data=1 --config.mesh.fsdp=1
+        "--config=configs/motif_2b.py --bucket=121x480x832 --steps=2 --config.model.attention=cudnn --config.data.batch_size=1" \
+        "--config=configs/smoke.py --bucket=9x32x32 --steps=2 --config.data.batch_size=4") --config.mesh.data=1 --config.mesh.fsdp=1
       find "$folder" -name 'report.*' -exec cp {} "$OUTPUT" \;
       rm -rf "$folder" ;;
     parity)

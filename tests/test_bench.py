@@ -13,7 +13,7 @@ import pytest
 
 from launch import bench
 from motif_jax import compiled
-from motif_jax.bench import measure, reference, run, sizes, steps, table
+from motif_jax.bench import measure, reference, results, run, sizes, steps, table
 from motif_jax.bench.case import Case, Prepared
 from motif_jax.budget import flops, workload
 from motif_jax.train import step as training
@@ -29,11 +29,31 @@ NAMES = ["ceilings/matmul float32/8", "ceilings/matmul float32/16", "attention/x
          "attention/xla/24/2 heads/full/forward"]
 
 
+COMMIT = results.commit
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
   monkeypatch.setattr(sizes, "CPU", dataclasses.replace(
       sizes.CPU, matmuls=(8, 16), copy=4096, lengths=(24,), text=8, grouped=24, seconds=0.0,
       steps={"smoke": (sizes.BucketConfig(9, 32, 32),)}))
+  monkeypatch.setattr(results, "commit", lambda: "abc+1234")  # the sources may change while tests run
+
+
+def test_the_commit_tells_changed_sources_apart(tmp_path, monkeypatch):
+  (tmp_path / "motif_jax").mkdir()
+  monkeypatch.setattr(results, "ROOT", tmp_path)
+  source = tmp_path / "motif_jax" / "a.py"
+  source.write_text("x = 1")
+  names = [COMMIT()]
+  author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+  git = lambda *arguments: subprocess.run(["git", *author, *arguments], cwd=tmp_path, check=True)
+  git("init", "-q"), git("add", "."), git("commit", "-qm", "first")
+  names.append(COMMIT())
+  source.write_text("x = 2")
+  names.append(COMMIT())
+  assert names[0].startswith("sources ") and re.fullmatch("[0-9a-f]{7,}", names[1])
+  assert re.fullmatch(rf"{names[1]}\+[0-9a-f]{{8}}", names[2])
 
 
 def cases_of(*only, flags=()):
