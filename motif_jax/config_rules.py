@@ -16,7 +16,7 @@ CHOICES = {
     "route.policy": ("random", "strided"),
     "optimizer.kind": ("adamw", "muon"),
     "optimizer.decay": ("constant", "cosine", "linear"),
-    "sample.sampler": ("euler", "heun"),
+    "sample.sampler": ("euler", "heun", "unipc", "dpmpp"),
 }
 # Numbers that must be at least 1, and that must be positive.
 COUNTS = (

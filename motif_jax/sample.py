@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from motif_jax.config import BucketConfig, Config, ModelConfig
 from motif_jax.encoders import registry
 from motif_jax.flow import samplers, times
-from motif_jax.flow.guidance import guided
+from motif_jax.flow.guidance import classifier_free, guided
 from motif_jax.model import transformer
 from motif_jax.model.conditioning import network_input
 
@@ -81,9 +81,9 @@ def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Ar
     image: (B, I, image_dim) tokens of that frame, for models with an image embedder.
   """
   indices = np.arange(len(text)) if indices is None else np.asarray(indices)
-  samplers.named(sampler)  # a wrong name is told before anything compiles
-  return _integrate(params, (text, mask), (empty_text, empty_mask), key, indices, times.grid(steps, shift), guidance, first_frame,
-                    image, model=cfg.model, latent_grid=tuple(grid), sampler=sampler, with_guidance=guidance != 1)
+  walk = samplers.rows_of(times.grid(steps, shift), sampler)  # a wrong name is told before anything compiles
+  return _integrate(params, (text, mask), (empty_text, empty_mask), key, indices, walk, guidance, first_frame, image,
+                    model=cfg.model, latent_grid=tuple(grid), sampler=sampler, with_guidance=guidance != 1)
 
 
 def decode(codec, latents: Array) -> Array:
@@ -122,7 +122,7 @@ def initial_noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:
 @functools.partial(jax.jit, static_argnames=("model", "latent_grid", "sampler", "with_guidance"))
 def _integrate(params, text, empty, key, indices, walk, scale, first_frame, image, *, model: ModelConfig, latent_grid, sampler,
                with_guidance):
-  """Latents (B, F, H, W, C) at the end of `walk`, a grid of times; `text` and `empty` are pairs of features and mask."""
+  """Latents (B, F, H, W, C) at the end of `walk`, the sampler's rows; `text` and `empty` are pairs of features and mask."""
   noise = initial_noise(key, indices, (*latent_grid, model.latent_channels))
   if with_guidance:  # both passes are one batch of 2B: first all conditional rows, then all unconditional ones
     text = tuple(jnp.concatenate([rows, jnp.broadcast_to(row, rows.shape)]) for rows, row in zip(text, empty))
@@ -139,7 +139,9 @@ def _integrate(params, text, empty, key, indices, walk, scale, first_frame, imag
     v, _ = transformer.apply(params, model, repeat(latents), repeat(t), features, text_mask=mask, image=image)
     return tuple(jnp.split(v, 2)) if with_guidance else v
 
-  return samplers.integrate(guided(velocity, scale) if with_guidance else velocity, noise, walk, sampler)
+  if with_guidance:
+    return samplers.follow(guided(velocity, classifier_free(scale)), noise, walk, sampler, memory=())
+  return samplers.follow(velocity, noise, walk, sampler)
 
 
 @jax.jit

@@ -11,7 +11,7 @@ from motif_jax.bench.sizes import STRIDES
 from motif_jax.budget import devices, flops, memory, workload
 from motif_jax.config import Config
 from motif_jax.flow import samplers, times
-from motif_jax.flow.guidance import guided
+from motif_jax.flow.guidance import classifier_free, guided
 from motif_jax.mesh import batch_sharding, make_mesh
 from motif_jax.model import transformer
 from motif_jax.model.conditioning import network_input
@@ -125,7 +125,7 @@ def prepared_sampling(cfg: Config, grid: tuple[int, int, int]) -> Prepared:
       v, _ = transformer.apply(params, model, pair(latents), pair(t), features, text_mask=mask)
       return tuple(jnp.split(v, 2))
 
-    return samplers.integrate(guided(velocity, cfg.sample.guidance), noise, walk, "euler")
+    return samplers.integrate(guided(velocity, classifier_free(cfg.sample.guidance)), noise, walk, "euler", memory=())
 
   inputs = lambda seed: normals(seed, (1, *grid, model.latent_channels), (2, text, model.text_dim))
   return Prepared(jax.jit(step), [(params, *inputs(i)) for i in range(2)])
