@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from motif_jax.weights import diffusers_config, folder, read, survey
+from motif_jax.weights import diffusers_config, encoder_folder, folder, frozen, read, survey, table
 
 # What the public sources say of the release (model.md), beside which the findings are put.
 RELEASED = {"shift": 15.0, "image_shift": 8.0, "guidance_scale": 8, "adaptive_projected_guidance_rescale": 12, "eta": 0,
@@ -109,15 +109,25 @@ def guider(path) -> list[str]:
   return lines
 
 
-def weights_of(path) -> list[str]:
-  """Class, dtypes and counts of an encoder, and what its names begin with."""
+def encoder(path, *kinds: str) -> list[str]:
+  """Class, dtypes and counts of an encoder, what its names begin with, and whether it can be used as each of these kinds."""
   said = _json(path / "config.json")
   tensors, faults = read.scan(path)
   tops = sorted({survey.part_of(name).split(".*")[0] for name in tensors})
   kind = said.get("_class_name") or ", ".join(said.get("architectures", ["no class"]))
   lines = [f"{kind}, {len(said)} keys in config.json"]
   lines += [line.strip() for line in files(tensors)] + [f"names begin with: {', '.join(tops[:12])}"] if tensors else []
-  return lines + [f"fault: {fault}" for fault in faults]
+  return lines + [f"fault: {fault}" for fault in faults] + [f"{kind}: {fits(path, kind)}" for kind in kinds]
+
+
+def fits(path, kind: str) -> str:
+  """Whether the tensors in a folder are those of an encoder of `frozen.KINDS`, all of them and in their shapes."""
+  try:
+    found = encoder_folder.find(path, **frozen.KINDS[kind])
+    faults = table.faults({name: tensor.shape for name, tensor in found.tensors.items()}, table.their_shapes(found.table))
+  except (OSError, ValueError) as e:
+    faults = str(e).splitlines()
+  return "CANNOT be used: " + " ".join(faults) if faults else f"can be used, all {len(found.tensors)} tensors have their places"
 
 
 def extractor(path) -> list[str]:
@@ -126,7 +136,10 @@ def extractor(path) -> list[str]:
   return [", ".join(f"{key} {said[key]}" for key in ("size", "image_mean", "image_std", "resample", "do_rescale") if key in said)]
 
 
-BESIDE = {"scheduler": scheduler, "guider": guider, "vae": weights_of, "text_encoder": weights_of, "feature_extractor": extractor}
+BESIDE = {
+    "scheduler": scheduler, "guider": guider, "vae": lambda path: encoder(path, "wan_vae"),
+    "text_encoder": lambda path: encoder(path, "t5gemma2", "siglip"), "feature_extractor": extractor,
+}
 
 
 def answers(found, beside) -> list[str]:

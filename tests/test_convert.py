@@ -1,4 +1,4 @@
-"""`python -m launch.convert` and `launch.inspect`: folders to checkpoints that sample and train, checkpoints to folders, reports."""
+"""The commands `convert` and `inspect`: folders to checkpoints that sample and train, checkpoints to folders, reports."""
 
 import dataclasses
 import json
@@ -16,13 +16,14 @@ from motif_jax.model import transformer
 from motif_jax.train import checkpoint, state
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.weights import export, folder, names, read, table
-from tests import tiny
+from tests import frozen, tiny
 from tests.sensitive import sensitive
 from tests.test_end_to_end import launch
 
 BASE = tiny.make_config()
 # Of few arrays, because orbax takes its time for each; the base config has other depths, which the folder's replace.
-MODEL = dataclasses.replace(BASE.model, depths=Depths(0, 1, 0), cross_attention=CrossAttentionConfig("shared", "scale_bias", False))
+MODEL = dataclasses.replace(BASE.model, depths=Depths(0, 1, 0),
+                            cross_attention=CrossAttentionConfig("shared", "scale_bias", False))
 CFG = dataclasses.replace(BASE, model=MODEL, alignment=dataclasses.replace(BASE.alignment, weight=0.0),
                           route=dataclasses.replace(BASE.route, keep=1.0))
 PARAMS = sensitive(jax.eval_shape(lambda key: transformer.init(key, MODEL), jax.random.key(0)), 0)
@@ -113,10 +114,11 @@ def test_a_calibrated_export_prints_its_error(trained, tmp_path):
 
 
 def test_bad_requests_are_told(theirs, workdir, tmp_path):
+  out = lambda **how: convert.to_folder(str(workdir), str(tmp_path / "out"), **how)
   for call, said in (
-      (lambda: convert.to_folder(str(workdir), str(tmp_path / "out"), raw=True), "holds weights alone"),
-      (lambda: convert.to_folder(str(workdir), str(tmp_path / "out"), like=str(theirs), dtype="float32"), "leave --layout and --dtype"),
-      (lambda: convert.to_folder(str(workdir), str(tmp_path / "out"), layout="diffusers"), "ask for a calibrated fold"),
+      (lambda: out(raw=True), "holds weights alone"),
+      (lambda: out(like=str(theirs), dtype="float32"), "leave --layout and --dtype"),
+      (lambda: out(layout="diffusers"), "ask for a calibrated fold"),
       (lambda: convert.to_checkpoint(str(theirs), str(workdir), CFG), "name another work directory")):
     with pytest.raises(ValueError, match=said):
       call()
@@ -136,18 +138,19 @@ def test_the_report_answers_the_open_questions(theirs, tmp_path):
   pipeline = tmp_path / "pipeline"
   shutil.copytree(theirs, pipeline / "transformer")
   for name, said in {
-      "model_index.json": {}, "scheduler/scheduler_config.json": dict(_class_name="FlowMatchEulerDiscreteScheduler", flow_shift=15.0),
+      "model_index.json": {}, "vae/config.json": dict(_class_name="AutoencoderKLWan"),
+      "scheduler/scheduler_config.json": dict(_class_name="FlowMatchEulerDiscreteScheduler", flow_shift=15.0),
       "guider/guider_config.json": dict(_class_name="AdaptiveProjectedGuidance", guidance_scale=8, eta=1.0),
-      "feature_extractor/preprocessor_config.json": dict(size=dict(height=896, width=896)),
-      "vae/config.json": dict(_class_name="AutoencoderKLWan")}.items():
+      "feature_extractor/preprocessor_config.json": dict(size=dict(height=896, width=896))}.items():
     (pipeline / name).parent.mkdir(exist_ok=True)
     (pipeline / name).write_text(json.dumps(said))
-  shutil.copy(theirs / "diffusion_pytorch_model.safetensors", pipeline / "vae/a.safetensors")
+  frozen.write(pipeline / "text_encoder", "t5gemma2", prefix="encoder.")
   lines, faults = inspect.report(str(pipeline))
   said = "\n".join(lines)
   for part in ("legacy names below `attn.`", "2 F32 (norm_out.linear.bias, x_embedder.proj.weight)", "a LayerNorm with a bias",
                "flow_shift 15.0, which FlowMatchEulerDiscreteScheduler does not read", "so it shifts by 1 and videos break",
-               "note: eta is 1.0, recommended is 0", "'height': 896", "AutoencoderKLWan, 1 keys", "text encoder: not in this folder",
+               "note: eta is 1.0, recommended is 0", "'height': 896", "AutoencoderKLWan, 1 keys",
+               "wan_vae: CANNOT be used", "names begin with: encoder, encoder.layers", "t5gemma2: can be used",
                "rope_theta 10000.0 (10000.0)", "num_attention_heads                 2", "<- not the release's"):
     assert part in said, part
   assert not faults

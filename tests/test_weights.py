@@ -61,6 +61,10 @@ def change_config(path, **changes):
   file.write_text(json.dumps({key: value for key, value in said.items() if value != "absent"}))
 
 
+def write_index(file, content):
+  (file.parent / "a.index.json").write_text(json.dumps(content))
+
+
 def fault_of(path, **how) -> str:
   with pytest.raises(ValueError) as caught:
     folder.find(path, **how)
@@ -79,7 +83,8 @@ def test_blocks_tied_in_part_stay_separate(copy):
     tensors[f"single_transformer_blocks.1.cross_attn.{leaf}"] = tensors[f"single_transformer_blocks.1.attn.{leaf}"]
   rewrite(copy, tensors)
   found = folder.find(copy)
-  assert found.layout.cross_attention.kind == "separate" and "in 1 of 3 blocks (1), so they were trained apart" in str(found.layout)
+  assert found.layout.cross_attention.kind == "separate"
+  assert "in 1 of 3 blocks (1), so they were trained apart" in str(found.layout)
 
 
 def test_one_bit_unties_a_block(tmp_path):
@@ -109,13 +114,13 @@ def test_every_fault_of_the_tensors_stands_in_one_error(copy):
     (lambda file: file.write_bytes(file.read_bytes()[:-40]), r"truncated: .* tensors are cut: .*fetch it again"),
     (lambda file: file.write_bytes(b"<html>not found</html>"), "no safetensors file.*fetch it again"),
     (lambda file: file.write_bytes(b""), "0 bytes that are no safetensors file"),
-    (lambda file: file.write_bytes((9).to_bytes(8, "little") + b'{"a": [1]' + bytes(9)), "header is not that of a safetensors file"),
+    (lambda file: file.write_bytes((9).to_bytes(8, "little") + b'{"a": [1]' + bytes(9)), "header is not that of a safetensors"),
     (lambda file: file.unlink(), r"no \*.safetensors in it"),
     (lambda file: (file.unlink(), file.mkdir()), "Is a directory"),
     (lambda file: shutil.copy(file, file.parent / "again.safetensors"), "tensors that another file holds too"),
-    (lambda file: (file.parent / "a.index.json").write_text("{}"), "no index of safetensors files"),
-    (lambda file: (file.parent / "a.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}'), "gone.safetensors: .*No such file"),
-    (lambda file: (file.parent / "a.index.json").write_text(json.dumps({"weight_map": {"a": file.name}})), "lacks 1 tensors .* index"),
+    (lambda file: write_index(file, {}), "no index of safetensors files"),
+    (lambda file: write_index(file, {"weight_map": {"a": "gone.safetensors"}}), "gone.safetensors: .*No such file"),
+    (lambda file: write_index(file, {"weight_map": {"a": file.name}}), "lacks 1 tensors .* index"),
 ], ids=["truncated", "html", "empty", "header", "absent", "folder", "twice", "index", "index of absent", "index of others"])
 def test_files_that_are_not_whole_are_named(copy, damage, said):
   damage(copy / FILE)
@@ -191,7 +196,8 @@ def test_parameters_are_cast_as_asked(written):
 
 def test_layers_of_two_dtypes_become_the_wider_and_can_be_written_back(copy, tmp_path):
   tensors = tensors_of(copy)
-  tensors["single_transformer_blocks.1.norm.linear.bias"] = tensors["single_transformer_blocks.1.norm.linear.bias"].astype("float16")
+  name = "single_transformer_blocks.1.norm.linear.bias"
+  tensors[name] = tensors[name].astype("float16")
   rewrite(copy, tensors)
   found = folder.find(copy)
   params = folder.read_params(found)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec as P
 from safetensors.numpy import save_file
 
@@ -74,7 +74,8 @@ def test_each_device_reads_its_part_and_no_part_is_read_twice(folder, monkeypatc
   monkeypatch.setattr(read, "copy_block", lambda *args: copied.append(copy(*args)) or copied[-1])
   tree = read.read_tree(folder, TABLE, shardings=unflatten_dict(shardings, sep="/"))
   assert_bits(tree, PARAMS)
-  assert all(x.sharding.is_equivalent_to(s, x.ndim) for x, s in zip(jax.tree.leaves(tree), jax.tree.leaves(unflatten_dict(shardings, sep="/"))))
+  leaves = flatten_dict(tree, sep="/")
+  assert all(leaves[path].sharding.is_equivalent_to(sharding, leaves[path].ndim) for path, sharding in shardings.items())
   whole = sum(x.nbytes for x in jax.tree.leaves(PARAMS))
   # The rows of a convolution's input channels lie apart in its kernel: each of the parts along them reads all of them.
   again = (mesh.shape["fsdp"] - 1) * PARAMS["patch"]["kernel"].nbytes

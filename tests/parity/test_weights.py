@@ -22,7 +22,8 @@ from motif_jax.weights import export, fold, folder
 from tests.parity import cases, reference
 
 SEPARATE = dataclasses.replace(cases.TINY, depths=config.Depths(1, 2, 1), image_dim=24)
-SHARED = {norm: dataclasses.replace(SEPARATE, depths=config.Depths(0, 2, 0), cross_attention=config.CrossAttentionConfig("shared", norm, False))
+SHARED = {norm: dataclasses.replace(SEPARATE, depths=config.Depths(0, 2, 0),
+                                    cross_attention=config.CrossAttentionConfig("shared", norm, False))
           for norm in ("none", "scale", "scale_bias")}
 GIVEN = cases.inputs(SEPARATE, image=5)
 
@@ -127,7 +128,9 @@ def test_a_trained_model_gives_the_same_velocity_in_the_older_layouts(tmp_path, 
 def test_a_calibrated_fold_says_its_error(tmp_path):
   """With a LayerNorm bias that counts, of queries whose sizes differ; to leave the bias out would be ten times worse."""
   cfg = SHARED["scale_bias"]
-  params = unflatten_dict({path: BIAS_COUNTS.get(path[-2:], 1) * x for path, x in flatten_dict(trained()).items()})
+  scaled = lambda factor: unflatten_dict({
+      path: factor * x if path[-2:] == ("query_layernorm", "bias") else x for path, x in flatten_dict(trained()).items()})
+  params = scaled(5)
   given = fold.Calibration(GIVEN.latents, GIVEN.t, GIVEN.text)
   (said, _) = export.export(tmp_path / "out", params, cfg, layout="diffusers", calibration=given)
   model = MotifVideoTransformer3DModel.from_pretrained(tmp_path / "out")
@@ -135,11 +138,7 @@ def test_a_calibrated_fold_says_its_error(tmp_path):
   want = np.asarray(weights.model.Model(params, cfg)(*given))
   error = cases.error(got, want)
   assert f"NOT exact, the velocity is off by {error:.2g} of its size" in said
-  plain = unflatten_dict({path: 0 * x if path[-2:] == ("query_layernorm", "bias") else x for path, x in flatten_dict(params).items()})
-  assert 1e-4 < error < 0.1 * cases.error(np.asarray(weights.model.Model(plain, cfg)(*given)), want)
-
-
-BIAS_COUNTS = {("query_layernorm", "bias"): 5}
+  assert 1e-4 < error < 0.1 * cases.error(np.asarray(weights.model.Model(scaled(0), cfg)(*given)), want)
 
 
 def test_files_say_that_they_are_torchs(tmp_path):
