@@ -16,6 +16,8 @@ import pathlib
 import re
 import sys
 
+import jax
+
 from motif_jax import config, mesh as meshes
 from motif_jax.bench import sizes, steps as programs
 from motif_jax.budget import workload
@@ -64,7 +66,7 @@ def trace(args: argparse.Namespace, changes: list[str]) -> pathlib.Path:
   """The folder of a new trace; ValueError for what cannot be."""
   if not args.config or not args.workdir:
     raise ValueError("Give --config=FILE and --workdir=DIR to take a trace, or --read=DIR to read one.")
-  keep_names_of_kernels()
+  keep_names()
   cfg = read_config(args.config, changes)
   first, stop = span(args.steps)
   bucket = one_bucket(args.bucket) if args.bucket else cfg.sample.bucket
@@ -90,12 +92,14 @@ def trace(args: argparse.Namespace, changes: list[str]) -> pathlib.Path:
   return recording.record(prepared, args.workdir, first=first, stop=stop, about=about)
 
 
-def keep_names_of_kernels() -> None:
-  """Turns CUDA graphs off, in which kernels lose the names of their instructions; before jax asks for devices.
+def keep_names() -> None:
+  """Sets what a trace needs to name things; before jax asks for devices.
 
-  Each kernel is then launched from the host, which costs microseconds: XLA_FLAGS=--xla_gpu_enable_command_buffer=FUSION,... keeps
-  the graphs, and names only XLA's own kernels.
+  In CUDA graphs kernels lose the names of their instructions, so graphs are off: each kernel is launched from the host, which
+  costs microseconds.  XLA_FLAGS=--xla_gpu_enable_command_buffer=FUSION,... keeps them, and only XLA's own kernels have names then.
+  A program from the compilation cache has the scopes of the code that compiled it first, unless they are part of its key.
   """
+  jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
   flags = os.environ.get("XLA_FLAGS", "")
   if "xla_gpu_enable_command_buffer" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_command_buffer=".strip()

@@ -1,6 +1,7 @@
 """Claims about `python -m launch.profile`, on one real trace: a tiny model on eight devices, rows over four, weights over two."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -30,6 +31,15 @@ def flags(values, path="--config"):
 def zeros(key, cfg, mesh, optimizer):
   state = abstract_state(cfg, optimizer)
   return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state), sharding.state_shardings(state, mesh))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process():
+  """Leaves the environment and jax as they were."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    yield
+  jax.config.update("jax_compilation_cache_include_metadata_in_key", False)
 
 
 @pytest.fixture(scope="module")
