@@ -96,7 +96,7 @@ def keep_names() -> None:
   """Sets what a trace needs to name things; before jax asks for devices.
 
   In CUDA graphs kernels lose the names of their instructions, so graphs are off: each kernel is launched from the host, which
-  costs microseconds.  XLA_FLAGS=--xla_gpu_enable_command_buffer=FUSION,... keeps them, and only XLA's own kernels have names then.
+  costs microseconds.  XLA_FLAGS=--xla_gpu_enable_command_buffer=FUSION,... keeps them, and only XLA's own kernels have names.
   A program from the compilation cache has the scopes of the code that compiled it first, unless they are part of its key.
   """
   jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
