@@ -27,7 +27,8 @@ RUN_TIME = ("dtype", "remat", "unroll", "attention")
 # Keys that came later than some checkpoints, by section, with what was true before there was a choice.
 CAME_LATER = {"encoders": dict(image="none", weights=dict(codec="", text="", teacher="", image=""))}
 
-WRITTEN_AT_ONCE = 1  # GB of weights alone; orbax would take copies of everything
+WRITTEN_AT_ONCE = 1  # GB, of weights alone; without a limit orbax copied half of 4 GB
+
 
 def make_manager(workdir: str, *, keep: int) -> ocp.CheckpointManager:
   """The manager of the checkpoints of a run, the newest `keep` of which stay.  Use it in a `with`, or close it."""

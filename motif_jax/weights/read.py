@@ -5,8 +5,7 @@ A file is 8 bytes of header length, the header in JSON (name -> dtype, shape, by
 and bytes are copied out of a memory map, so that the host holds one tensor beside what is asked for.
 """
 
-from collections.abc import Mapping, Sequence
-import fnmatch
+from collections.abc import Mapping
 import json
 import math
 import os
@@ -65,42 +64,29 @@ def scan(folder: str | os.PathLike) -> tuple[dict[str, Tensor], list[str]]:
                     "files in the folder, or name the file to read instead of the folder.")
     absent = sorted(expected - set(tensors))
     if absent:
-      faults.append(f"{file.name} lacks {len(absent)} tensors that the index says it has: {tables.some(absent)}.")
+      faults.append(f"{file.name} lacks {len(absent)} tensors that the index says it has: {tables.some(absent)}; take "
+                    "index and files of one export.")
     found |= tensors
   return found, faults
 
 
-def read_tree(source: str | os.PathLike | Mapping[str, Tensor], table: Table, *, shardings=None, dtype=None,
-              prefixes: Sequence[str] = ("",), ignore: Sequence[str] = ()) -> dict:
-  """The parameters of `table` from a folder, or from the `index` of one, as arrays on the devices of `shardings`.
+def read_tree(source: str | os.PathLike | Mapping[str, Tensor], table: Table, *, shardings=None, dtype=None) -> dict:
+  """The parameters of `table` from a folder, or from (a part of) the `index` of one, as arrays on the devices of `shardings`.
 
   Args:
     shardings: a tree like the parameters; the first device of this process if not given.
     dtype: of all parameters; None keeps each tensor's, and the widest of them where the layers of a stack differ.
-    prefixes: what may stand before the names of the table; the one under which most of them are found counts.
-    ignore: patterns, as of a shell, of full names that the table does not need.
   """
   tensors, wrong = (source, []) if isinstance(source, Mapping) else scan(source)
   shapes = tables.their_shapes(table)
-  named, faults = select(tensors, shapes, prefixes=prefixes, ignore=ignore)
-  faults = wrong + faults + _unreadable({name: named[name] for name in shapes if name in named}, dtype)
+  faults = wrong + tables.faults({name: tensor.shape for name, tensor in tensors.items()}, shapes)
+  faults += _unreadable({name: tensors[name] for name in shapes if name in tensors}, dtype)
   _raise("the tensors" if isinstance(source, Mapping) else source, faults)
   abstract = flatten_dict(table.abstract, sep="/")
   places = flatten_dict(shardings, sep="/") if shardings else {}
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return unflatten_dict({row.ours: _read(row, named, abstract[row.ours].shape, places.get(row.ours, here), dtype, table.sizes)
+  return unflatten_dict({row.ours: _read(row, tensors, abstract[row.ours].shape, places.get(row.ours, here), dtype, table.sizes)
                          for row in table.rows}, sep="/")
-
-
-def select(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, prefixes: Sequence[str] = ("",),
-           ignore: Sequence[str] = ()) -> tuple[dict[str, Tensor], list[str]]:
-  """(the tensors by the names of the table, what is missing, unused or misshaped); see `read_tree`."""
-  prefix = max(prefixes, key=lambda p: sum(p + name in tensors for name in expected))
-  wanted = {prefix + name: shape for name, shape in expected.items()}
-  kept = {name: tensor for name, tensor in tensors.items()
-          if name in wanted or not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)}
-  faults = tables.faults({name: tensor.shape for name, tensor in kept.items()}, wanted)
-  return {name: tensors[prefix + name] for name in expected if prefix + name in tensors}, faults
 
 
 def copy_block(tensor: Tensor, block: tables.Index) -> np.ndarray:
@@ -176,9 +162,9 @@ def _unreadable(named, dtype) -> list[str]:
   return faults + ([f"{len(wide)} are float64: {tables.some(wide)}; ask for dtype='float32'."] if wide else [])
 
 
-def _read(row, named, shape, sharding, dtype, sizes) -> jax.Array:
+def _read(row, tensors, shape, sharding, dtype, sizes) -> jax.Array:
   """The parameter of `row`, of which each device gets its part."""
-  sources = [named[name] for name in row.names()]
+  sources = [tensors[name] for name in row.names()]
   layer_shape = shape if row.layers is None else shape[1:]
   kind = np.dtype(dtype or jnp.result_type(*(DTYPES[source.dtype] for source in sources)))
 
