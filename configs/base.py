@@ -60,7 +60,12 @@ def get_config() -> ConfigDict:
       log_every=50, validate_every=1000, validation_batches=8, sample_every=5000, save_every=1000, keep=3,
   ))
   c.sample = ConfigDict(dict(
-      sampler="euler", steps=50, shift=15.0, guidance=8.0, prompts=(), fps=24,
+      sampler="euler", steps=50, shift=15.0, prompts=(), fps=24,
+      guidance=dict(  # the release's (model.md section 3.5): projected, per latent frame
+          rule="projected", scale=8.0,  # no guidance: scale 0 of "projected", 1 of "classifier_free"
+          momentum=0.1, threshold=12.0, eta=0.0,  # of "projected" alone
+          rescale=0.0, interval=(0.0, 1.0), together=True,
+      ),
       bucket=dict(frames=121, height=736, width=1280),
   ))
   return c

@@ -1,8 +1,58 @@
 """How the commands read their flags: mistakes get one line, and libraries stay quiet."""
 
+import argparse
 import sys
 
 from absl import app, logging
+
+from motif_jax import config
+from motif_jax.config import Config
+from motif_jax.config_rules import CHOICES
+
+# Flags of how to sample: the key of `config.sample` that each one changes, its type, and what to say of it.
+SAMPLING = {
+    "sampler": ("sampler", str, ", ".join(CHOICES["sample.sampler"])),
+    "steps": ("steps", int, None),
+    "shift": ("shift", float, "of the sampling times towards noise"),
+    "rule": ("guidance.rule", str, "of guidance: " + ", ".join(CHOICES["sample.guidance.rule"])),
+    "guidance": ("guidance.scale", float, "its scale; none is 1 with classifier_free and 0 with projected"),
+    "rescale": ("guidance.rescale", float, "share of the result that gets the deviation of the conditional velocity"),
+    "momentum": ("guidance.momentum", float, "of projected guidance"),
+    "threshold": ("guidance.threshold", float, "of projected guidance; 0: none"),
+    "eta": ("guidance.eta", float, "of projected guidance: share kept of the part along the conditional velocity"),
+    "interval": ("guidance.interval", str, "FROM:TO, the times in which guidance acts, such as 0.1:0.9"),
+    "together": ("guidance.together", int, "1: both passes of guidance as one batch; 0: in turn, in half the memory"),
+}
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `SAMPLING`; what is not given is None and comes from the checkpoint's config."""
+  for name, (_, kind, said) in SAMPLING.items():
+    parser.add_argument(f"--{name}", type=kind, help=said)
+
+
+def sampling(args: argparse.Namespace, cfg: Config) -> tuple[Config, dict]:
+  """(`cfg` with those flags in it, all of them with every default filled in); ValueError for what cannot be."""
+  values = config.to_dict(cfg)
+  settings = {}
+  for name, (path, _, _) in SAMPLING.items():
+    *above, key = path.split(".")
+    section = values["sample"][above[0]] if above else values["sample"]
+    given = getattr(args, name)
+    if given is not None:
+      section[key] = {"interval": _interval, "together": bool}.get(name, lambda x: x)(given)
+    settings[name] = section[key]
+  settings["interval"] = "{:g}:{:g}".format(*settings["interval"])
+  settings["together"] = int(settings["together"])
+  return config.from_config_dict(values), settings
+
+
+def _interval(text):
+  try:
+    low, high = map(float, text.split(":"))
+  except ValueError as e:
+    raise ValueError(f"--interval={text} is not FROM:TO, two times between 0 (data) and 1 (noise), such as 0.1:0.9.") from e
+  return low, high
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -30,8 +30,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--checkpoint", required=True, help="work directory of a training run, or the folder of one of its checkpoints")
   add("--count", type=int, default=256, help="number of prompts")
   add("--seed", type=int, default=0, help="of prompts and noise")
-  add("--guidance", type=float, help="scale of classifier-free guidance; by default the config's")
-  add("--steps", type=int, help="of the sampler; by default the config's")
+  arguments.add_sampling(parser)
   add("--batch", type=int, default=64, help="videos made at once")
   add("--output", help="folder of the results; by default one in the work directory")
   return parser.parse_args(argv)
@@ -54,12 +53,11 @@ def judge(args: argparse.Namespace) -> dict:
   cfg, params = checkpoint.restore_for_sampling(folder / str(step))
   codec, text = sample.encoders_of(cfg)
   clips, prompts = shapes.held_out_prompts(args.count, args.seed)
-  how = {k: getattr(cfg.sample, k) if getattr(args, k, None) is None else getattr(args, k)
-         for k in ("sampler", "steps", "shift", "guidance")}
+  cfg, how = arguments.sampling(args, cfg)
   grid = sample.latent_grid(cfg, codec, cfg.sample.bucket)
   made, began = [], time.perf_counter()
   key = jax.random.key(args.seed)
-  for video in sample.videos_of(params, cfg, codec, text, prompts, key=key, grid=grid, batch=args.batch, **how):
+  for video in sample.videos_of(params, cfg, codec, text, prompts, key=key, grid=grid, batch=args.batch):
     made.append(video)
     if len(made) % args.batch == 0 or len(made) == args.count:
       print(f"{len(made)} of {args.count} videos after {time.perf_counter() - began:.0f} s", flush=True)

@@ -79,7 +79,7 @@ def trace(args: argparse.Namespace, changes: list[str]) -> pathlib.Path:
            "model": f"{cfg.model.dtype}, attention {cfg.model.attention}, remat {cfg.model.remat}, unroll {cfg.model.unroll}"}
   if args.sample:
     prepared, program = programs.prepared_sampling(cfg, grid), "sampling step"
-    facts["batch"] = f"1 clip, guidance {cfg.sample.guidance}"
+    facts["batch"] = "1 clip, classifier-free guidance"
   else:
     plan = plan_at(cfg, args.at)
     meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)

@@ -25,7 +25,6 @@ from launch import arguments
 from motif_jax import config, sample
 from motif_jax.config import BucketConfig, Config
 from motif_jax.data import buckets, extract, videos
-from motif_jax.flow import samplers, times
 from motif_jax.train import checkpoint
 
 COLUMNS, ROWS = 8, 16  # of the contact sheet
@@ -59,10 +58,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--output", help="folder of the results; by default one in the work directory")
   add("--seed", type=int, default=0)
   add("--index", type=int, default=0, help="number of the first prompt: with --index=3, the fourth of a list comes out alone")
-  add("--steps", type=int)
-  add("--guidance", type=float, help="scale of classifier-free guidance; 1: none")
-  add("--shift", type=float, help="of the sampling times towards noise")
-  add("--sampler", help=", ".join(samplers.SAMPLERS))
+  arguments.add_sampling(parser)
   add("--bucket", help="FRAMESxHEIGHTxWIDTH in pixels, such as 9x32x32")
   add("--image", help="a picture or video file whose first frame the videos start from (image-to-video)")
   add("--batch", type=int, default=4, help="videos made at once")
@@ -93,13 +89,11 @@ def prepare(args: argparse.Namespace) -> Job:
   bucket = one_bucket(args.bucket) if args.bucket else cfg.sample.bucket
   settings = dict(checkpoint=str(folder / str(step)), seed=args.seed, index=args.index, batch=args.batch,
                   bucket=buckets.name(bucket))
-  for name in ("sampler", "steps", "shift", "guidance"):
-    settings[name] = getattr(cfg.sample, name) if getattr(args, name) is None else getattr(args, name)
+  cfg, how = arguments.sampling(args, cfg)
+  settings |= how
   settings |= {f"{role}_weights": str(pathlib.Path(path).absolute()) for role, path in moved.items()}
   if args.image:
     settings["image"] = str(pathlib.Path(args.image).absolute())
-  samplers.named(settings["sampler"])
-  times.grid(settings["steps"], settings["shift"])
   if args.batch < 1 or args.index < 0:
     raise ValueError(f"--batch={args.batch} --index={args.index}: expected at least 1 video at once and no negative number.")
   sample.latent_grid(cfg, codec, bucket)
@@ -163,8 +157,7 @@ def generate(job: Job):
   yield from sample.videos_of(
       job.params, job.cfg, job.codec, job.text, job.prompts, key=jax.random.key(job.settings["seed"]),
       batch=job.settings["batch"], grid=sample.latent_grid(job.cfg, job.codec, job.bucket), index=job.settings["index"],
-      first_frame=job.first_frame, image=job.image,
-      **{k: job.settings[k] for k in ("sampler", "steps", "shift", "guidance")})
+      first_frame=job.first_frame, image=job.image)
 
 
 def describe(job: Job, files: list[str]) -> dict:

@@ -168,11 +168,23 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuidanceConfig:
+  rule: str  # a key of `flow.guidance.RULES`
+  scale: float
+  rescale: float
+  momentum: float
+  threshold: float
+  eta: float
+  interval: tuple[float, float]  # (from, to) of the times in which it acts; outside the conditional pass runs alone
+  together: bool  # the two passes as one batch; else one after the other, in half the memory
+
+
+@dataclasses.dataclass(frozen=True)
 class SampleConfig:
   sampler: str  # a key of `flow.samplers.SAMPLERS`
   steps: int
   shift: float
-  guidance: float  # classifier-free guidance scale; 1: none
+  guidance: GuidanceConfig
   prompts: tuple[str, ...]  # shown in TensorBoard during training
   bucket: BucketConfig
   fps: int

@@ -17,6 +17,7 @@ CHOICES = {
     "optimizer.kind": ("adamw", "muon"),
     "optimizer.decay": ("constant", "cosine", "linear"),
     "sample.sampler": ("euler", "heun", "unipc", "dpmpp"),
+    "sample.guidance.rule": ("classifier_free", "projected"),
 }
 # Numbers that must be at least 1, and that must be positive.
 COUNTS = (
@@ -27,8 +28,8 @@ COUNTS = (
 )
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
-                "optimizer.warmup", "optimizer.weight_decay")
-SHARES = ("data.caption_drop", "data.image_to_video", "data.validation")
+                "optimizer.warmup", "optimizer.weight_decay", "sample.guidance.threshold", "sample.guidance.momentum")
+SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "sample.guidance.rescale")
 
 
 def _nearest(value: int, divisor: int) -> str:
@@ -96,6 +97,9 @@ def _check_recipe(cfg) -> list[str]:
                  f"that do: {_nearest(batch, parts)}; the nearest train.accumulate: {', '.join(map(str, sorted(near)))}.")
   if not 0 <= cfg.optimizer.ema < 1:
     wrong.append(f"optimizer.ema is {cfg.optimizer.ema}, expected a decay in [0, 1).")
+  low, high = cfg.sample.guidance.interval
+  if not 0 <= low < high <= 1:
+    wrong.append(f"sample.guidance.interval is ({low:g}, {high:g}), expected times 0 <= from < to <= 1; (0.0, 1.0) is always.")
   sizes = dataclasses.astuple(cfg.mesh)
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     wrong.append(f"mesh (data, fsdp, sequence) = {sizes}: each must be positive, and at most one -1 (takes what is left).")

@@ -13,10 +13,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from motif_jax.config import BucketConfig, Config, ModelConfig
+from motif_jax.config import BucketConfig, Config, GuidanceConfig, ModelConfig
 from motif_jax.encoders import registry
-from motif_jax.flow import samplers, times
-from motif_jax.flow.guidance import classifier_free, guided
+from motif_jax.flow import guidance as guidances, samplers, times
 from motif_jax.model import transformer
 from motif_jax.model.conditioning import network_input
 
@@ -66,24 +65,24 @@ def encode_prompts(text_encoder, prompts: Sequence[str], text_tokens: int) -> tu
 
 
 def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Array, empty_mask: Array, *, key: Array,
-             grid: tuple[int, int, int], steps: int, shift: float, guidance: float, sampler: str, indices: Array | None = None,
-             first_frame: Array | None = None, image: Array | None = None) -> Array:
-  """Latents (B, F, H, W, C) float32 for text features (B, T, dim) with their mask (B, T).
+             grid: tuple[int, int, int], indices: Array | None = None, first_frame: Array | None = None,
+             image: Array | None = None) -> Array:
+  """Latents (B, F, H, W, C) float32 for text features (B, T, dim) with their mask (B, T), sampled as `cfg.sample` says.
 
   Args:
     params: of the model alone, best its moving average.
     empty_text, empty_mask: (1, T, dim) and (1, T), the encoding of "": what guidance leads away from.
     grid: (F, H, W) of the latents, from the codec's `grid`.
-    guidance: scale of classifier-free guidance; 1 runs the conditional pass alone.
     indices: (B,) number of each sample, by default 0 ... B - 1.  Key and number alone decide a sample's noise, so that it comes
       out the same in any batch.
     first_frame: (B, levels, H, W, C) latents of the given first frame as it gets blurrier, for image-to-video; one level: never.
     image: (B, I, image_dim) tokens of that frame, for models with an image embedder.
   """
   indices = np.arange(len(text)) if indices is None else np.asarray(indices)
-  walk = samplers.rows_of(times.grid(steps, shift), sampler)  # a wrong name is told before anything compiles
-  return _integrate(params, (text, mask), (empty_text, empty_mask), key, indices, walk, guidance, first_frame, image,
-                    model=cfg.model, latent_grid=tuple(grid), sampler=sampler, with_guidance=guidance != 1)
+  how = cfg.sample
+  walk = samplers.rows_of(times.grid(how.steps, how.shift), how.sampler)
+  return _integrate(params, (text, mask), (empty_text, empty_mask), key, indices, walk, first_frame, image,
+                    model=cfg.model, latent_grid=tuple(grid), sampler=how.sampler, guidance=how.guidance)
 
 
 def decode(codec, latents: Array) -> Array:
@@ -92,15 +91,14 @@ def decode(codec, latents: Array) -> Array:
 
 
 def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[str], *, key: Array, grid: tuple[int, int, int],
-              batch: int, index: int = 0, first_frame: Array | None = None, image: Array | None = None,
-              **how) -> Iterator[np.ndarray]:
+              batch: int, index: int = 0, first_frame: Array | None = None,
+              image: Array | None = None) -> Iterator[np.ndarray]:
   """Yields the frames, uint8 (F, H, W, 3), of one prompt after another, made `batch` at once.
 
   Args:
     index: number of the first prompt, which with `key` decides its noise.
     first_frame: (1, levels, H, W, C) that all videos start from.
     image: (1, I, image_dim) tokens of that frame.
-    how: steps, shift, guidance and sampler of `generate`.
   """
   tokens = cfg.data.text_tokens
   empty, size = encode_prompts(text_encoder, [""], tokens), min(batch, len(prompts))
@@ -109,7 +107,7 @@ def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[
     now = prompts[start:start + size]
     full = [*now, *now[-1:] * (size - len(now))]  # one shape for all batches, so one compilation
     latents = generate(params, cfg, *encode_prompts(text_encoder, full, tokens), *empty, key=key, grid=grid,
-                       first_frame=first_frame, image=image, indices=index + start + np.arange(size), **how)
+                       first_frame=first_frame, image=image, indices=index + start + np.arange(size))
     yield from np.asarray(decode(codec, latents))[:len(now)]
 
 
@@ -119,29 +117,36 @@ def initial_noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:
   return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))(indices)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "latent_grid", "sampler", "with_guidance"))
-def _integrate(params, text, empty, key, indices, walk, scale, first_frame, image, *, model: ModelConfig, latent_grid, sampler,
-               with_guidance):
+@functools.partial(jax.jit, static_argnames=("model", "latent_grid", "sampler", "guidance"))
+def _integrate(params, text, empty, key, indices, walk, first_frame, image, *, model: ModelConfig, latent_grid, sampler,
+               guidance: GuidanceConfig):
   """Latents (B, F, H, W, C) at the end of `walk`, the sampler's rows; `text` and `empty` are pairs of features and mask."""
   noise = initial_noise(key, indices, (*latent_grid, model.latent_channels))
-  if with_guidance:  # both passes are one batch of 2B: first all conditional rows, then all unconditional ones
-    text = tuple(jnp.concatenate([rows, jnp.broadcast_to(row, rows.shape)]) for rows, row in zip(text, empty))
-  features, mask = text
-  repeat = lambda x: jnp.concatenate([x, x]) if with_guidance else x
-  image = None if image is None else repeat(image)
   # A clip of one frame is never conditioned: nothing would be left to generate (model.md section 3.3).
   conditioned = jnp.full(len(noise), first_frame is not None and noise.shape[1] > 1)
   first_frame = jnp.zeros_like(noise[:, :1]) if first_frame is None else first_frame
+  empty = tuple(jnp.broadcast_to(row, rows.shape) for rows, row in zip(text, empty))
 
-  def velocity(x, t):
+  def velocity(x, t, texts):
+    """A velocity like x for each of `texts`, all made in one batch."""
+    copies = lambda rows: rows if rows is None else jnp.concatenate([rows] * len(texts))
+    features, mask = (jnp.concatenate(parts) for parts in zip(*texts))
     t = jnp.full(len(x), t)
     latents = network_input(x, first_frame, t, conditioned)
-    v, _ = transformer.apply(params, model, repeat(latents), repeat(t), features, text_mask=mask, image=image)
-    return tuple(jnp.split(v, 2)) if with_guidance else v
+    v, _ = transformer.apply(params, model, copies(latents), copies(t), features, text_mask=mask, image=copies(image))
+    return jnp.split(v, len(texts))
 
-  if with_guidance:
-    return samplers.follow(guided(velocity, classifier_free(scale)), noise, walk, sampler, memory=())
-  return samplers.follow(velocity, noise, walk, sampler)
+  def alone(x, t, of=text):
+    (v,) = velocity(x, t, (of,))
+    return v
+
+  rule = guidances.rule_of(guidance)
+  if rule is None:
+    return samplers.follow(alone, noise, walk, sampler)
+  together = lambda x, t: velocity(x, t, (text, empty))
+  in_turn = lambda x, t: (alone(x, t), alone(x, t, of=empty))
+  guided = guidances.within(guidance.interval, guidances.guided(together if guidance.together else in_turn, rule), alone)
+  return samplers.follow(guided, noise, walk, sampler, memory=rule.start(noise))
 
 
 @jax.jit

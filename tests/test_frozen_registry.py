@@ -105,7 +105,8 @@ def encoded(home, names, tmp_path_factory):
                       depths=dict(dual=0, single=1, decoder=0)))
   c.route.keep = 1.0
   c.alignment.update(dict(teacher="vjepa2", teacher_dim=40, hidden=8, tap=1))
-  c.sample.update(dict(prompts=(), steps=1, guidance=1.0))
+  c.sample.update(dict(prompts=(), steps=1))
+  c.sample.guidance.scale = 1.0
   c.data.update(dict(path=str(path / "set"), batch_size=8, validation=0.0, text_tokens=12))
   c.train.update(dict(steps=2, log_every=1, validate_every=9, save_every=9, sample_every=9))
   return path, c

@@ -26,7 +26,8 @@ def _config_dict():
   c.model.update(dict(latent_channels=CODECS["block_dct"]().channels, width=16, heads=2, depths=dict(dual=0, single=1, decoder=0),
                       text_dim=TEXTS["word_hash"]().dim, rope_axes=(2, 2, 4), image_dim=0, dtype="float32", remat="none"))
   c.data.text_tokens = 6
-  c.sample.update(dict(steps=2, shift=2.0, guidance=2.0, fps=8, bucket=dict(frames=5, height=16, width=24)))
+  c.sample.guidance.update(dict(rule="classifier_free", scale=2.0))
+  c.sample.update(dict(steps=2, shift=2.0, fps=8, bucket=dict(frames=5, height=16, width=24)))
   return c
 
 
@@ -74,7 +75,8 @@ def test_the_json_says_what_was_done(made, workdir):
   assert [(s["file"], s["prompt"], s["index"]) for s in said["samples"]] == [
       ("0000-a-red-square.mp4", PROMPTS[0], 0), ("0001-a-blue-disc.mp4", PROMPTS[1], 1)]
   assert said["settings"] == dict(checkpoint=str(workdir / "checkpoints/7"), seed=3, index=0, bucket="5x16x24", batch=4,
-                                  sampler="euler", steps=2, shift=2.0, guidance=2.0)
+                                  sampler="euler", steps=2, shift=2.0, rule="classifier_free", guidance=2.0, rescale=0.0,
+                                  momentum=0.1, threshold=12.0, eta=0.0, interval="0:1", together=1)
   assert said["step"] == 7 and said["config"]["model"]["width"] == 16
   assert said["encoders"]["codec"]["name"] == "block_dct" and said["versions"]["jax"] == jax.__version__
 
@@ -125,14 +127,17 @@ def test_an_interrupted_run_leaves_no_json(made, workdir, tmp_path, monkeypatch)
     (["--prompt=a", "--bucket=5x20x24"], r"latents \(2, 5, 6\).*patch \(1, 2, 2\).*height 20 \(nearest: 16, 24\)"),
     (["--prompt=a", "--bucket=big"], "not FRAMESxHEIGHTxWIDTH"),
     (["--prompt=a", "--bucket=5x16x24,9x16x24"], "names 2 buckets"),
-    (["--prompt=a", "--sampler=rk4"], "expected one of euler, heun"),
-    (["--prompt=a", "--steps=0"], "at least 1 step"),
+    (["--prompt=a", "--sampler=rk4"], "expected one of 'euler', 'heun'"),
+    (["--prompt=a", "--steps=0"], "sample.steps is 0, expected at least 1"),
+    (["--prompt=a", "--interval=0.1"], "not FROM:TO"),
+    (["--prompt=a", "--interval=0.9:0.1"], "expected times 0 <= from < to <= 1"),
+    (["--prompt=a", "--rule=apg"], "expected one of 'classifier_free', 'projected'"),
     (["--prompt=a", "--batch=0"], "at least 1 video at once"),
     (["--prompt=a", "--image=nowhere.png"], "nowhere.png does not exist"),
     (["--prompts=nowhere.txt"], "No such file"),
 ])
 def test_bad_flags_get_one_clear_error(workdir, tmp_path, flags, said):
-  with pytest.raises(SystemExit, match=f"error: .*{said}"):
+  with pytest.raises(SystemExit, match=f"(?s)error: .*{said}"):
     launch.main([f"--checkpoint={workdir}", f"--output={tmp_path / 'samples'}", *flags])
   assert not (tmp_path / "samples").exists()
 
@@ -157,7 +162,7 @@ def test_a_model_and_its_encoders_must_agree(tmp_path, change, said):
   c = _config_dict()
   c.encoders.update(change)
   _save(tmp_path, c)
-  with pytest.raises(SystemExit, match=f"error: .*{said}"):
+  with pytest.raises(SystemExit, match=f"(?s)error: .*{said}"):
     launch.main([f"--checkpoint={tmp_path}", "--prompt=a"])
 
 

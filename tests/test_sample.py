@@ -36,8 +36,16 @@ def params():
 def _generate(params, prompts=PROMPTS, **changed):
   text, mask = sample.encode_prompts(TEXTS["word_hash"](), prompts, T)
   empty_text, empty_mask = sample.encode_prompts(TEXTS["word_hash"](), [""], T)
-  kwargs = dict(key=jax.random.key(3), grid=GRID, steps=2, shift=3.0, guidance=2.0, sampler="euler") | changed
-  return np.asarray(sample.generate(params, CFG, text, mask, empty_text, empty_mask, **kwargs))
+  kwargs = dict(key=jax.random.key(3), grid=GRID) | {k: changed.pop(k) for k in list(changed) if k not in HOW}
+  return np.asarray(sample.generate(params, with_sampling(**changed), text, mask, empty_text, empty_mask, **kwargs))
+
+
+HOW = ("steps", "shift", "sampler", "guidance", "rule", "eta", "interval", "together")
+
+
+def with_sampling(*, steps=2, shift=3.0, sampler="euler", guidance=2.0, rule="classifier_free", **changes):
+  guide = dataclasses.replace(CFG.sample.guidance, scale=guidance, rule=rule, **changes)
+  return dataclasses.replace(CFG, sample=dataclasses.replace(CFG.sample, steps=steps, shift=shift, sampler=sampler, guidance=guide))
 
 
 def _differ(a, b):
@@ -90,6 +98,22 @@ def test_the_prompt_is_felt_and_its_padding_is_not(params, monkeypatch):
 def test_guidance_scale_one_is_no_guidance(params):
   np.testing.assert_allclose(_generate(params, guidance=1.0), _generate(params, guidance=1.0 + 1e-6), atol=1e-3)
   assert _differ(_generate(params, guidance=1.0), _generate(params, guidance=2.0))
+
+
+def test_both_passes_of_guidance_come_out_the_same_together_and_in_turn(params):
+  np.testing.assert_allclose(_generate(params, together=False), _generate(params), rtol=1e-4, atol=1e-5)
+
+
+def test_guidance_acts_in_its_interval_and_nowhere_else(params):
+  alone, always = _generate(params, guidance=1.0), _generate(params)
+  np.testing.assert_allclose(_generate(params, interval=(0.1, 0.2)), alone, atol=1e-5)  # the times are 1 and 0.75
+  first = _generate(params, interval=(0.9, 1.0))
+  assert _differ(first, alone) and _differ(first, always)
+
+
+def test_projected_guidance_of_scale_zero_is_none(params):
+  np.testing.assert_allclose(_generate(params, rule="projected", guidance=0.0), _generate(params, guidance=1.0), atol=1e-6)
+  assert _differ(_generate(params, rule="projected", guidance=2.0), _generate(params, rule="projected", guidance=2.0, eta=1.0))
 
 
 def test_guidance_of_the_empty_prompt_changes_nothing(params):

@@ -117,7 +117,7 @@ def _job(folder, *, stop_in=None, seen=None, held_out=(), previews=None):
 def compiled(monkeypatch):
   """Loops share one compiled step, and start from a state that needs no compiling."""
   monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, plan, measure: _adamw_step(cfg))
-  monkeypatch.setattr(loop, "init_state", lambda key, cfg, mesh, optimizer: _state(mesh, optimizer))
+  monkeypatch.setattr(loop, "init_state", lambda key, cfg, mesh, optimizer, weights: _state(mesh, optimizer))
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, compiled, capsys):
@@ -190,7 +190,7 @@ def test_previews_are_one_clip_per_prompt_on_any_mesh():
   c = tiny.config_dict()
   c.model.update(dict(latent_channels=codec.channels, text_dim=text.dim, depths=dict(dual=0, single=1, decoder=0)))
   c.route.keep, c.alignment.weight = 1.0, 0.0
-  c.sample.update(dict(prompts=("a red circle", "a blue square", "a green star"), steps=1, guidance=2.0))
+  c.sample.update(dict(prompts=("a red circle", "a blue square", "a green star"), steps=1))
   cfg = config.from_config_dict(c)
   params = sensitive(abstract_state(cfg, SGD).params["model"], seed=0)
   whole, dealt = (loop.Previews(cfg, _mesh(*sizes))(params) for sizes in ((1, 1, 1), (2, 2, 2)))

@@ -104,7 +104,7 @@ def _sample_case(job, name, bucket):
   grid = workload.latent_grid(bucket, STRIDES)
   tokens = workload.tokens_of(cfg.model, grid, cfg.data.text_tokens)
   both = lambda model: 2 * flops.forward(model, tokens).total
-  settings = _settings(job, name, bucket, cfg, tokens) | {"clips": 1, "guidance": cfg.sample.guidance, "sampler": "euler"}
+  settings = _settings(job, name, bucket, cfg, tokens) | {"clips": 1, "guidance": "classifier-free", "sampler": "euler"}
   return Case(f"sample/{name}/{bucket.frames}x{bucket.height}x{bucket.width}", settings, lambda: prepared_sampling(cfg, grid),
               model=both(dataclasses.replace(cfg.model, attention="xla")), executed=both(cfg.model), dtype=cfg.model.dtype)
 
@@ -117,6 +117,8 @@ def prepared_sampling(cfg: Config, grid: tuple[int, int, int]) -> Prepared:
   mask = jnp.arange(text)[None] < jnp.array([[text // 4], [1]])
   walk = times.grid(cfg.sample.steps, cfg.sample.shift)[:2]
 
+  rule = classifier_free(2.0)
+
   def step(params, noise, features):
     def velocity(x, t):
       pair = lambda x: jnp.concatenate([x, x])
@@ -125,7 +127,7 @@ def prepared_sampling(cfg: Config, grid: tuple[int, int, int]) -> Prepared:
       v, _ = transformer.apply(params, model, pair(latents), pair(t), features, text_mask=mask)
       return tuple(jnp.split(v, 2))
 
-    return samplers.integrate(guided(velocity, classifier_free(cfg.sample.guidance)), noise, walk, "euler", memory=())
+    return samplers.integrate(guided(velocity, rule), noise, walk, "euler", memory=rule.start(noise))
 
   inputs = lambda seed: normals(seed, (1, *grid, model.latent_channels), (2, text, model.text_dim))
   return Prepared(jax.jit(step), [(params, *inputs(i)) for i in range(2)])

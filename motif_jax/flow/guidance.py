@@ -51,6 +51,18 @@ def projected(scale: float, *, momentum: float = 0.1, threshold: float = 12.0, e
   return Rule(combine, jnp.zeros_like)
 
 
+def rule_of(how) -> Rule | None:
+  """The `Rule` that `how` describes: rule, a key of RULES, scale, rescale, momentum, threshold, eta (`config.GuidanceConfig`).
+
+  None where it would give the conditional velocity, so that the other one need not be made.
+  """
+  make, idle = RULES[how.rule]
+  if how.scale == idle:
+    return None
+  own = dict(momentum=how.momentum, threshold=how.threshold, eta=how.eta) if make is projected else {}
+  return make(how.scale, rescale=how.rescale, **own)
+
+
 def guided(velocity_pair: Callable, rule: Rule) -> Callable:
   """The velocity `(x, t, memory) -> (v, memory)` in which `rule` combines the two that `velocity_pair` returns."""
 
@@ -62,6 +74,18 @@ def guided(velocity_pair: Callable, rule: Rule) -> Callable:
   return v
 
 
+def within(interval: tuple[float, float], v: Callable, outside: Callable) -> Callable:
+  """The velocity `v` at times in `interval` (from, to), both included, and `outside` (x, t) elsewhere, where memory stays.
+
+  Guidance in an interval: Kynkäänniemi et al., arXiv 2404.07724.
+  """
+  low, high = interval
+  if (low, high) == (0, 1):
+    return v
+  alone = lambda x, t, memory: (outside(x, t), memory)
+  return lambda x, t, memory: jax.lax.cond((low <= t) & (t <= high), v, alone, x, t, memory)
+
+
 def _length(x, axes):
   return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
 
@@ -71,3 +95,7 @@ def _rescaled(velocity, cond, share):
     return velocity
   deviation = functools.partial(jnp.std, axis=tuple(range(1, cond.ndim)), keepdims=True, ddof=1)
   return velocity * (share * deviation(cond) / deviation(velocity) + 1 - share)
+
+
+# Each with the scale at which it changes nothing.
+RULES = {"classifier_free": (classifier_free, 1.0), "projected": (projected, 0.0)}

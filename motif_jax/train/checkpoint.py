@@ -26,6 +26,8 @@ FOLDER = "checkpoints"  # inside the work directory
 RUN_TIME = ("dtype", "remat", "unroll", "attention")
 # Keys that came later than some checkpoints, by section, with what was true before there was a choice.
 CAME_LATER = {"encoders": dict(image="none", weights=dict(codec="", text="", teacher="", image=""))}
+CLASSIFIER_FREE = dict(rule="classifier_free", rescale=0.0, momentum=0.0, threshold=0.0, eta=1.0, interval=(0.0, 1.0),
+                       together=True)
 
 WRITTEN_AT_ONCE = 1  # GB, of weights alone; without a limit orbax copied half of 4 GB
 
@@ -155,8 +157,11 @@ def config_from_json(saved: dict | str | pathlib.Path) -> Config:
   """The `Config` of a JSON file, or of the mapping read from one; either may be older than the newest keys."""
   if not isinstance(saved, dict):
     saved = json.loads(pathlib.Path(saved).read_text())
-  return configs.from_config_dict({section: CAME_LATER.get(section, {}) | values if isinstance(values, dict) else values
-                                   for section, values in saved.items()})
+  saved = {section: CAME_LATER.get(section, {}) | values if isinstance(values, dict) else values
+           for section, values in saved.items()}
+  if isinstance(scale := saved["sample"]["guidance"], float):  # classifier-free guidance was all there was
+    saved["sample"] = saved["sample"] | {"guidance": CLASSIFIER_FREE | {"scale": scale}}
+  return configs.from_config_dict(saved)
 
 
 def _rest(state):

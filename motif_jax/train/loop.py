@@ -185,8 +185,7 @@ class Previews:
   def __call__(self, ema: dict) -> dict[str, np.ndarray]:
     cfg = self._cfg.sample
     with jax.set_mesh(self._mesh):
-      latents = sample.generate(ema, self._cfg, *self._text, *self._empty, key=jax.random.key(self._cfg.seed), grid=self._grid,
-                                steps=cfg.steps, shift=cfg.shift, guidance=cfg.guidance, sampler=cfg.sampler)
+      latents = sample.generate(ema, self._cfg, *self._text, *self._empty, key=jax.random.key(self._cfg.seed), grid=self._grid)
       frames = multihost_utils.process_allgather(sample.decode(self._codec, latents), tiled=True)
     return {f"{i:02d} {prompt}": frames[i] for i, prompt in enumerate(cfg.prompts)}
 
