@@ -1,6 +1,6 @@
 """The embedded data set: captioned clips of one moving shape, rendered from five attributes.
 
-Shapes are coarse (about half of the frame), colours far apart, and captions name every attribute, so that a small model learns
+Shapes are coarse (half of the frame and more), colours far apart, and captions name every attribute, so that a small model learns
 them in minutes on a CPU and `evaluate/shapes.py` can read them back.  About 22 % of the attribute combinations are held out
 of training, while every value and every pair of values occurs in it: a model that scores there has learned to compose.
 """
@@ -22,7 +22,7 @@ COLOURS = {
 BACKGROUNDS = {"black": (16, 16, 16), "grey": (128, 128, 128), "white": (238, 238, 238), "teal": (0, 130, 140)}
 MOTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0), "still": (0, 0)}  # direction in (row, column)
 SHAPES = ("square", "triangle", "ring", "cross")
-SIZES = {"small": 0.42, "large": 0.54}  # side of the bounding box, as a share of the shorter side of the frame
+SIZES = {"small": 0.5, "large": 0.64}  # side of the bounding box, as a share of the shorter side of the frame
 
 TRAVEL = (0.26, 0.34)  # distance covered over a clip, as a share of the frame along the motion
 HELD_OUT_PERCENT = 22
