@@ -14,9 +14,9 @@ export JAX_PLATFORMS=cpu
 export JAX_COMPILATION_CACHE_DIR=$PWD/.cache/xla JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1  # the resumed run compiles nothing
 
 phase() { echo; echo "== $* (after $SECONDS s)"; }
-train() {
-  "$RUN_PYTHON" -m launch.train --config=configs/smoke.py --config.seed="$SEED" --config.data.path="$RUN/dataset" --workdir="$RUN/train"
-}
+TRAIN=("$RUN_PYTHON" -m launch.train --config=configs/smoke.py --config.seed="$SEED" --config.data.path="$RUN/dataset"
+       --workdir="$RUN/train")
+finished() { ls "$RUN/train/checkpoints" 2>/dev/null | grep -qx '[0-9][0-9]*'; }  # one that is being written has a longer name
 
 SECONDS=0
 rm -rf "$RUN"
@@ -26,17 +26,18 @@ phase "encoding them"
 "$RUN_PYTHON" -m launch.encode --config=configs/smoke.py --source="$RUN/clips" --output="$RUN/dataset"
 
 phase "training, until it is interrupted after its first checkpoint"
-train &
+"${TRAIN[@]}" &  # the program itself, and no shell around it, so that it is the one that gets the signal
 trainer=$!
 trap 'kill "$trainer" 2>/dev/null || true' EXIT
-until compgen -G "$RUN/train/checkpoints/[0-9]*" >/dev/null; do
+until finished; do
   kill -0 "$trainer" || { wait "$trainer"; exit 1; }
   sleep 1
 done
 kill -TERM "$trainer"
-wait "$trainer" || true
+wait "$trainer"  # an interrupted run saves where it is, and ends well
+trap - EXIT
 phase "resuming from that checkpoint"
-train
+"${TRAIN[@]}"
 
 phase "sampling"
 "$RUN_PYTHON" -m launch.sample --checkpoint="$RUN/train" --output="$RUN/samples" --seed="$SEED" \
