@@ -1,9 +1,11 @@
-"""Videos from prompts, with the averaged weights of a training run:
+"""Videos from prompts, with the averaged weights of a training run, or with released ones:
 
   python -m launch.sample --checkpoint=WORKDIR --prompt="a red square moves left" --output=DIR
+  python -m launch.sample --weights=FOLDER --prompts=FILE --output=DIR [--image=PICTURE]
 
 Writes an mp4 per prompt, contact_sheet.png (a row per prompt) and, last, samples.json: all that is needed to make them again.
-A sample depends on its prompt, the seed and its number alone, not on the prompts beside it.
+A sample depends on its prompt, the seed and its number alone, not on the prompts beside it nor on the devices; so the same
+command goes on where it was stopped.
 """
 
 import argparse
@@ -22,11 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch import arguments
-from motif_jax import config, sample
-from motif_jax.config import BucketConfig, Config
+from configs import motif_2b
+from motif_jax import config, mesh as meshes, sample, sharding
+from motif_jax.config import BucketConfig, Config, MeshConfig
 from motif_jax.data import buckets, extract, videos
-from motif_jax.train import checkpoint
+from motif_jax.train import checkpoint, metrics
+from motif_jax.weights import folder, release
 
+REQUEST = "request.json"  # what the videos of a folder were asked to be, as long as some are missing too
 COLUMNS, ROWS = 8, 16  # of the contact sheet
 ROLES = ("codec", "text", "image")  # of the encoders that sampling needs
 NAME_LENGTH = 40  # characters of the prompt in a file's name
@@ -45,6 +50,8 @@ class Job(NamedTuple):
   first_frame: jax.Array | None  # (1, levels, H, W, C)
   image: jax.Array | None  # (1, I, image_dim)
   output: pathlib.Path
+  mesh: jax.sharding.Mesh
+  again: bool  # make what is there already once more
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -52,7 +59,8 @@ def parse(argv=None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog="python -m launch.sample", description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
-  add("--checkpoint", required=True, help="work directory of a training run, or the folder of one of its checkpoints")
+  add("--checkpoint", help="work directory of a training run, or the folder of one of its checkpoints")
+  add("--weights", help="folder of a released pipeline: model_index.json, transformer/, vae/, text_encoder/")
   add("--prompt", action="append", default=[], help="may be given several times")
   add("--prompts", help="a text file with a prompt per line")
   add("--output", help="folder of the results; by default one in the work directory")
@@ -61,7 +69,10 @@ def parse(argv=None) -> argparse.Namespace:
   arguments.add_sampling(parser)
   add("--bucket", help="FRAMESxHEIGHTxWIDTH in pixels, such as 9x32x32")
   add("--image", help="a picture or video file whose first frame the videos start from (image-to-video)")
-  add("--batch", type=int, default=4, help="videos made at once")
+  add("--batch", type=int, default=4, help="videos made at once; rounded up to what the mesh deals evenly")
+  add("--mesh", default="-1x1x1", help="DATAxFSDPxSEQUENCE; -1: all devices.  Rows of a batch over data and fsdp, weights over "
+      "fsdp and sequence, tokens over sequence")
+  add("--again", action="store_true", help="make all videos, also those that an earlier run of this command has left")
   for role in ROLES:
     add(f"--{role}_weights", help=f"folder of the {role} encoder's weights, where it is not the one of the training run")
   return parser.parse_args(argv)
@@ -80,28 +91,63 @@ def main(argv=None) -> None:
 def prepare(args: argparse.Namespace) -> Job:
   """The `Job` that the flags ask for; ValueError for what cannot be."""
   prompts = read_prompts(args.prompt, args.prompts)
-  folder, step = checkpoint.find(args.checkpoint)
-  cfg, params = checkpoint.restore_for_sampling(folder / str(step))
+  if (args.checkpoint is None) == (args.weights is None):
+    raise ValueError("Pass either --checkpoint=WORKDIR, of a training run, or --weights=FOLDER, of a released pipeline.")
+  if args.batch < 1 or args.index < 0:
+    raise ValueError(f"--batch={args.batch} --index={args.index}: expected at least 1 video at once and no negative number.")
+  mesh = mesh_of(args.mesh)
+  cfg, params, source = trained(args, mesh) if args.weights is None else released(args, mesh)
   moved = {role: getattr(args, f"{role}_weights") for role in ROLES if getattr(args, f"{role}_weights") is not None}
   weights = dataclasses.replace(cfg.encoders.weights, **moved)
   cfg = dataclasses.replace(cfg, encoders=dataclasses.replace(cfg.encoders, weights=weights))
-  codec, text = sample.encoders_of(cfg)
-  bucket = one_bucket(args.bucket) if args.bucket else cfg.sample.bucket
-  settings = dict(checkpoint=str(folder / str(step)), seed=args.seed, index=args.index, batch=args.batch,
-                  bucket=buckets.name(bucket))
   cfg, how = arguments.sampling(args, cfg)
-  settings |= how
+  codec, text = sample.encoders_of(cfg, mesh)
+  bucket = one_bucket(args.bucket) if args.bucket else cfg.sample.bucket
+  sample.latent_grid(cfg, codec, bucket)
+  parts = meshes.degree(mesh, "batch")
+  batch = -(-args.batch // parts) * parts
+  settings = source | dict(seed=args.seed, index=args.index, batch=batch, bucket=buckets.name(bucket)) | how
   settings |= {f"{role}_weights": str(pathlib.Path(path).absolute()) for role, path in moved.items()}
   if args.image:
     settings["image"] = str(pathlib.Path(args.image).absolute())
-  if args.batch < 1 or args.index < 0:
-    raise ValueError(f"--batch={args.batch} --index={args.index}: expected at least 1 video at once and no negative number.")
-  sample.latent_grid(cfg, codec, bucket)
   first_frame, image = encode_image(args.image, bucket, codec, sample.image_encoder_of(cfg)) if args.image else (None, None)
   if args.image and not cfg.data.image_to_video:
     print("note: data.image_to_video was 0, so this model was never trained to start from a picture")
-  output = pathlib.Path(args.output) if args.output else folder.parent / "samples" / f"step-{step}-seed-{args.seed}"
-  return Job(cfg, params, codec, text, prompts, bucket, settings, first_frame, image, output)
+  output = pathlib.Path(args.output) if args.output else default_output(source, args.seed)
+  return Job(cfg, params, codec, text, prompts, bucket, settings, first_frame, image, output, mesh, args.again)
+
+
+def mesh_of(text: str) -> jax.sharding.Mesh:
+  """The mesh that --mesh names, over the first devices where it does not take all."""
+  try:
+    sizes = tuple(int(size) for size in text.split("x"))
+    data, fsdp, sequence = sizes
+  except ValueError as e:
+    raise ValueError(f"--mesh={text} is not DATAxFSDPxSEQUENCE, three whole numbers such as 1x1x8; -1 takes all devices.") from e
+  count = None if -1 in sizes else data * fsdp * sequence
+  return meshes.make_mesh(MeshConfig(data, fsdp, sequence), devices=jax.devices()[:count])
+
+
+def trained(args, mesh) -> tuple[Config, dict, dict]:
+  """(config, averaged weights, the flags that name them) of a training run."""
+  runs, step = checkpoint.find(args.checkpoint)
+  path = runs / str(step)
+  return *checkpoint.restore_for_sampling(path, mesh), dict(checkpoint=str(path))
+
+
+def released(args, mesh) -> tuple[Config, dict, dict]:
+  """The same of a pipeline's folder; what it does not say, `configs/motif_2b.py` does."""
+  cfg, found = release.config_of(args.weights, config.from_config_dict(motif_2b.get_config()))
+  places = sharding.parameter_shardings(folder.table_of(found).abstract, mesh)
+  return cfg, folder.read_params(found, shardings=places), dict(weights=str(pathlib.Path(args.weights).absolute()))
+
+
+def default_output(source: dict, seed: int) -> pathlib.Path:
+  """Beside the checkpoints of a run; for released weights where the command runs."""
+  if "checkpoint" not in source:
+    return pathlib.Path("samples") / f"seed-{seed}"
+  path = pathlib.Path(source["checkpoint"])
+  return path.parent.parent / "samples" / f"step-{path.name}-seed-{seed}"
 
 
 def one_bucket(text: str) -> BucketConfig:
@@ -131,43 +177,68 @@ def encode_image(file: str, bucket: BucketConfig, codec, encoder) -> tuple[jax.A
 
 
 def run(job: Job) -> dict:
-  """What samples.json says, after writing it and all that it speaks of."""
-  job.output.mkdir(parents=True, exist_ok=True)
-  (job.output / "samples.json").unlink(missing_ok=True)  # of an earlier run, whose videos are about to be replaced
-  files, rows, began = [], [], time.perf_counter()
-  for frames in generate(job):
-    files.append(f"{job.settings['index'] + len(files):04d}-{file_name(job.prompts[len(files)])}.mp4")
-    videos.write_mp4(job.output / files[-1], frames, fps=job.cfg.sample.fps)
-    if len(rows) < ROWS:
-      rows.append(frames[np.unique(np.linspace(0, len(frames) - 1, COLUMNS).round().astype(int))])
-    print(f"{len(files)} of {len(job.prompts)} videos after {time.perf_counter() - began:.1f} s: {job.output / files[-1]}")
-  videos.write_contact_sheet(job.output / "contact_sheet.png", rows, columns=COLUMNS)
+  """What samples.json says, after writing it and all that it speaks of; files that an earlier run left are kept."""
+  files = [f"{job.settings['index'] + i:04d}-{file_name(prompt)}.mp4" for i, prompt in enumerate(job.prompts)]
   made = describe(job, files)
-  with videos.replacing(job.output / "samples.json") as temporary:
-    temporary.write_text(json.dumps(made, indent=1))
+  missing = [i for i, file in enumerate(files) if not (job.output / file).exists()]
+  if job.again or not asked_before(job.output, made):
+    missing = list(range(len(files)))
+  job.output.mkdir(parents=True, exist_ok=True)
+  (job.output / "samples.json").unlink(missing_ok=True)  # until all of it is true
+  write_json(job.output / REQUEST, made)
+  if len(missing) < len(files):
+    print(f"{len(files) - len(missing)} of {len(files)} videos are there from an earlier run")
+  began = time.perf_counter()
+  for done, (i, frames) in enumerate(zip(missing, generate(job, missing)), start=1):
+    videos.write_mp4(job.output / files[i], frames, fps=job.cfg.sample.fps)
+    took = time.perf_counter() - began
+    left = metrics.duration(took / done * (len(missing) - done))
+    print(f"{done} of {len(missing)} videos after {metrics.duration(took)}, {left} left: {job.output / files[i]}", flush=True)
+  rows = [videos.read_clip(job.output / file, job.bucket) for file in files[:ROWS]]
+  videos.write_contact_sheet(job.output / "contact_sheet.png", rows, columns=COLUMNS)
+  write_json(job.output / "samples.json", made)
+  (job.output / REQUEST).unlink()
   return made
 
 
-def generate(job: Job):
-  """Yields the frames, uint8 (F, H, W, 3), of one prompt after another."""
-  tokens = job.cfg.data.text_tokens
-  for prompt, features in zip(job.prompts, job.text.encode(job.prompts)):
+def asked_before(output: pathlib.Path, made: dict) -> bool:
+  """Whether an earlier run into this folder was asked for the same."""
+  said = next((output / name for name in (REQUEST, "samples.json") if (output / name).exists()), None)
+  try:
+    return said is not None and json.loads(said.read_text()) == json.loads(json.dumps(made))
+  except ValueError:  # no JSON, so not of this command
+    return False
+
+
+def write_json(path: pathlib.Path, value: dict) -> None:
+  with videos.replacing(path) as temporary:
+    temporary.write_text(json.dumps(value, indent=1))
+
+
+def generate(job: Job, numbers: list[int]):
+  """Yields the frames, uint8 (F, H, W, 3), of the prompts of these numbers, one after another."""
+  if not numbers:
+    return
+  tokens, prompts, first = job.cfg.data.text_tokens, [job.prompts[i] for i in numbers], job.settings["index"]
+  for prompt, features in zip(prompts, job.text.encode(prompts)):
     if len(features) > tokens:
       print(f"note: {prompt!r} has {len(features)} text tokens; what goes beyond {tokens} is not seen")
-  yield from sample.videos_of(
-      job.params, job.cfg, job.codec, job.text, job.prompts, key=jax.random.key(job.settings["seed"]),
-      batch=job.settings["batch"], grid=sample.latent_grid(job.cfg, job.codec, job.bucket), index=job.settings["index"],
-      first_frame=job.first_frame, image=job.image)
+  with jax.set_mesh(job.mesh):
+    yield from sample.videos_of(
+        job.params, job.cfg, job.codec, job.text, prompts, key=jax.random.key(job.settings["seed"]),
+        batch=job.settings["batch"], grid=sample.latent_grid(job.cfg, job.codec, job.bucket),
+        indices=[first + i for i in numbers], first_frame=job.first_frame, image=job.image)
 
 
 def describe(job: Job, files: list[str]) -> dict:
   """All that is needed to make the videos again."""
   flags = [*(f"--{k}={v}" for k, v in job.settings.items()), *(f"--prompt={prompt}" for prompt in job.prompts)]
   first = job.settings["index"]
+  step = {"step": int(pathlib.Path(job.settings["checkpoint"]).name)} if "checkpoint" in job.settings else {}
   return dict(
       command=shlex.join(["python", "-m", "launch.sample", *flags]),
       settings=job.settings,
-      step=int(pathlib.Path(job.settings["checkpoint"]).name),
+      **step,
       samples=[dict(file=f, prompt=p, index=first + i) for i, (f, p) in enumerate(zip(files, job.prompts))],
       contact_sheet="contact_sheet.png",
       fps=job.cfg.sample.fps,

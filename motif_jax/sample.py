@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from motif_jax import mesh as meshes
 from motif_jax.config import BucketConfig, Config, GuidanceConfig, ModelConfig
 from motif_jax.encoders import registry
 from motif_jax.flow import guidance as guidances, samplers, times
@@ -91,23 +92,28 @@ def decode(codec, latents: Array) -> Array:
 
 
 def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[str], *, key: Array, grid: tuple[int, int, int],
-              batch: int, index: int = 0, first_frame: Array | None = None,
+              batch: int, indices: Sequence[int] | None = None, first_frame: Array | None = None,
               image: Array | None = None) -> Iterator[np.ndarray]:
   """Yields the frames, uint8 (F, H, W, 3), of one prompt after another, made `batch` at once.
 
+  On a mesh the rows of a batch are dealt to its devices, of which `batch` is a multiple.
+
   Args:
-    index: number of the first prompt, which with `key` decides its noise.
+    indices: number of each prompt, by default 0, 1, ..., which with `key` decides its noise.
     first_frame: (1, levels, H, W, C) that all videos start from.
     image: (1, I, image_dim) tokens of that frame.
   """
   tokens = cfg.data.text_tokens
-  empty, size = encode_prompts(text_encoder, [""], tokens), min(batch, len(prompts))
+  parts = meshes.parts_of("batch")
+  empty, size = encode_prompts(text_encoder, [""], tokens), min(batch, -(-len(prompts) // parts) * parts)
   first_frame, image = (None if x is None else jnp.repeat(x, size, axis=0) for x in (first_frame, image))
+  numbered = list(zip(prompts, range(len(prompts)) if indices is None else indices, strict=True))
   for start in range(0, len(prompts), size):
-    now = prompts[start:start + size]
+    now = numbered[start:start + size]
     full = [*now, *now[-1:] * (size - len(now))]  # one shape for all batches, so one compilation
-    latents = generate(params, cfg, *encode_prompts(text_encoder, full, tokens), *empty, key=key, grid=grid,
-                       first_frame=first_frame, image=image, indices=index + start + np.arange(size))
+    texts = encode_prompts(text_encoder, [prompt for prompt, _ in full], tokens)
+    latents = generate(params, cfg, *texts, *empty, key=key, grid=grid, first_frame=first_frame, image=image,
+                       indices=[index for _, index in full])
     yield from np.asarray(decode(codec, latents))[:len(now)]
 
 

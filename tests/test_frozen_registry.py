@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,9 +13,11 @@ from configs import smoke
 from launch import sample as launch_sample
 from motif_jax import config as config_lib, mesh as meshes, sharding
 from motif_jax.config import BucketConfig, EncodersConfig, EncoderWeights, MeshConfig
-from motif_jax.data import dataset
+from motif_jax.data import dataset, videos
 from motif_jax.encoders import registry
+from motif_jax.model import transformer
 from motif_jax.train import checkpoint, loop, optimizer, state as train_state
+from motif_jax.weights import export
 from tests import frozen
 from tests.sensitive import sensitive
 from tests.test_end_to_end import launch
@@ -144,12 +147,39 @@ def test_videos_start_from_the_tokens_of_a_picture_with_weights_that_have_moved(
   Image.fromarray(picture).save(tmp_path / "picture.png")
   flags = [f"--{role}_weights={getattr(names.weights, role)}" for role in ("text", "image")]
   prepare = lambda *more: launch_sample.prepare(launch_sample.parse(
-      [f"--checkpoint={tmp_path}", "--prompt=abc", f"--image={tmp_path / 'picture.png'}", *flags, *more]))
+      ["--mesh=1x1x1", f"--checkpoint={tmp_path}", "--prompt=abc", f"--image={tmp_path / 'picture.png'}", *flags, *more]))
   job = prepare()
   assert job.image.shape == (1, 9, 24) and job.settings["text_weights"] == names.weights.text
-  assert next(launch_sample.generate(job)).shape == (1, 16, 24, 3)
+  assert next(launch_sample.generate(job, [0])).shape == (1, 16, 24, 3)
   with pytest.raises(ValueError, match="nowhere has no config.json"):
     prepare("--text_weights=nowhere")
+
+
+def test_a_released_pipeline_is_sampled_from_its_folder(home, tmp_path, capsys):
+  pipeline = tmp_path / "pipeline"
+  shutil.copytree(home / "t5gemma2", pipeline / "text_encoder")
+  (pipeline / "model_index.json").write_text("{}")
+  c = smoke.get_config()
+  c.model.update(dict(width=16, heads=2, rope_axes=(2, 2, 4), mlp_ratio=1, latent_channels=5, text_dim=24, image_dim=24,
+                      patch=(1, 2, 2), depths=dict(dual=1, single=1, decoder=0)))
+  c.route.keep, c.alignment.weight = 1.0, 0.0
+  model = config_lib.from_config_dict(c).model
+  params = sensitive(jax.eval_shape(lambda key: transformer.init(key, model), jax.random.key(0)), seed=0)
+  export.export(pipeline / "transformer", params, model)
+  Image.fromarray(np.full((16, 24, 3), 90, np.uint8)).save(tmp_path / "picture.png")
+  main = lambda *flags: launch_sample.main([
+      "--mesh=1x1x1", f"--weights={pipeline}", "--prompt=abc", "--bucket=5x16x24", "--steps=1", f"--output={tmp_path / 'out'}", *flags])
+  with pytest.raises(SystemExit, match="lacks vae/"):
+    main()
+  shutil.copytree(home / "wan_vae", pipeline / "vae")
+  main(f"--image={tmp_path / 'picture.png'}")
+  said = json.loads((tmp_path / "out/samples.json").read_text())
+  assert said["settings"]["weights"] == str(pipeline) and said["settings"]["rule"] == "projected"
+  assert said["config"]["encoders"]["image"] == "siglip" and said["encoders"]["codec"]["name"] == "wan_vae"
+  assert videos.read_clip(tmp_path / "out" / said["samples"][0]["file"], BucketConfig(5, 16, 24)).std() > 5
+  (pipeline / "model_index.json").unlink()
+  with pytest.raises(SystemExit, match="is no pipeline's folder: expected model_index.json"):
+    main()
 
 
 def test_training_with_other_weights_than_the_data_set_is_refused(encoded, home, tmp_path):

@@ -19,6 +19,7 @@ from tests.sensitive import sensitive
 
 BUCKET = BucketConfig(5, 16, 24)
 PROMPTS = ("a red square", "a blue disc!")
+MESH = "--mesh=1x1x1"  # compiles in less time than eight devices take
 
 
 def _config_dict():
@@ -49,7 +50,7 @@ def workdir(tmp_path_factory):
 def made(workdir, tmp_path_factory):
   """The folder that sampling PROMPTS fills."""
   output = tmp_path_factory.mktemp("samples")
-  launch.main([f"--checkpoint={workdir}", f"--output={output}", "--seed=3", *(f"--prompt={p}" for p in PROMPTS)])
+  launch.main([MESH, f"--checkpoint={workdir}", f"--output={output}", "--seed=3", *(f"--prompt={p}" for p in PROMPTS)])
   return output
 
 
@@ -84,39 +85,72 @@ def test_the_json_says_what_was_done(made, workdir):
 def test_the_command_in_the_json_makes_the_same_videos_again(made, tmp_path):
   command = shlex.split(json.loads((made / "samples.json").read_text())["command"])
   assert command[:3] == ["python", "-m", "launch.sample"]
-  launch.main([*command[3:], f"--output={tmp_path}"])
+  launch.main([MESH, *command[3:], f"--output={tmp_path}"])
   assert _bytes(tmp_path) == _bytes(made)
 
 
 def test_another_seed_makes_other_videos(made, workdir, tmp_path):
-  launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=4", *(f"--prompt={p}" for p in PROMPTS)])
+  launch.main([MESH, f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=4", *(f"--prompt={p}" for p in PROMPTS)])
   assert not _bytes(tmp_path).items() & _bytes(made).items()
 
 
 def test_prompts_come_from_a_file_in_batches_and_a_later_one_alone_is_the_same(made, workdir, tmp_path):
   (tmp_path / "prompts.txt").write_text(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n  a star\n")
   flags = [f"--checkpoint={workdir}", "--seed=3", "--batch=2"]
-  launch.main([*flags, f"--output={tmp_path}", f"--prompts={tmp_path / 'prompts.txt'}"])
+  launch.main([MESH, *flags, f"--output={tmp_path}", f"--prompts={tmp_path / 'prompts.txt'}"])
   files = _bytes(tmp_path)
   assert len(files) == 3 and files.items() >= _bytes(made).items()
-  launch.main([*flags, f"--output={tmp_path / 'one'}", "--index=1", *[f"--prompt={PROMPTS[1]}"] * 2])
+  launch.main([MESH, *flags, f"--output={tmp_path / 'one'}", "--index=1", *[f"--prompt={PROMPTS[1]}"] * 2])
   assert _bytes(tmp_path / "one")["0001-a-blue-disc.mp4"] == files["0001-a-blue-disc.mp4"]
 
 
 def test_an_image_steers_the_video(made, workdir, tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
   Image.fromarray(picture).save(tmp_path / "first.png")
-  launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=3", f"--image={tmp_path / 'first.png'}",
+  launch.main([MESH, f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=3", f"--image={tmp_path / 'first.png'}",
                *(f"--prompt={p}" for p in PROMPTS)])
   assert json.loads((tmp_path / "samples.json").read_text())["settings"]["image"] == str(tmp_path / "first.png")
   assert _bytes(tmp_path).keys() == _bytes(made).keys() and _bytes(tmp_path) != _bytes(made)
+
+
+def test_the_same_command_goes_on_where_it_stopped(made, workdir, tmp_path, capsys, monkeypatch):
+  flags = [MESH, f"--checkpoint={workdir}", f"--output={tmp_path}", *(f"--prompt={p}" for p in PROMPTS)]
+  write = videos.write_mp4
+
+  def once(path, frames, **how):
+    monkeypatch.setattr(videos, "write_mp4", lambda *args, **how: 1 / 0)
+    write(path, frames, **how)
+
+  monkeypatch.setattr(videos, "write_mp4", once)
+  with pytest.raises(ZeroDivisionError):
+    launch.main([*flags, "--seed=3"])
+  assert len(_bytes(tmp_path)) == 1 and not (tmp_path / "samples.json").exists()
+  monkeypatch.setattr(videos, "write_mp4", write)
+  launch.main([*flags, "--seed=3"])
+  said = capsys.readouterr().out
+  assert "1 of 2 videos are there from an earlier run" in said and "1 of 1 videos after" in said
+  assert _bytes(tmp_path) == _bytes(made) and not (tmp_path / "request.json").exists()
+  launch.main([*flags, "--seed=3"])
+  assert "2 of 2 videos are there from an earlier run" in capsys.readouterr().out
+  for other in (["--seed=4"], ["--seed=4", "--again"]):  # of another seed; and made although there is nothing to do
+    launch.main([*flags, *other])
+    assert "2 of 2 videos after" in capsys.readouterr().out
+  assert not _bytes(tmp_path).items() & _bytes(made).items()
+
+
+def test_eight_devices_make_the_same_videos(made, workdir, tmp_path):
+  launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", "--mesh=4x2x1", "--seed=3", *(f"--prompt={p}" for p in PROMPTS)])
+  assert json.loads((tmp_path / "samples.json").read_text())["settings"]["batch"] == 8  # what the mesh deals evenly
+  for name in _bytes(made):
+    one, eight = (videos.read_clip(folder / name, BUCKET).astype(int) for folder in (made, tmp_path))
+    assert np.abs(one - eight).max() <= 4  # H.264 magnifies the last bit
 
 
 def test_an_interrupted_run_leaves_no_json(made, workdir, tmp_path, monkeypatch):
   (tmp_path / "samples.json").write_text("of an earlier run")
   monkeypatch.setattr(videos, "write_contact_sheet", lambda *args, **kwargs: 1 / 0)
   with pytest.raises(ZeroDivisionError):
-    launch.main([f"--checkpoint={workdir}", f"--output={tmp_path}", *(f"--prompt={p}" for p in PROMPTS)])
+    launch.main([MESH, f"--checkpoint={workdir}", f"--output={tmp_path}", *(f"--prompt={p}" for p in PROMPTS)])
   assert not (tmp_path / "samples.json").exists()
 
 
@@ -133,20 +167,23 @@ def test_an_interrupted_run_leaves_no_json(made, workdir, tmp_path, monkeypatch)
     (["--prompt=a", "--interval=0.9:0.1"], "expected times 0 <= from < to <= 1"),
     (["--prompt=a", "--rule=apg"], "expected one of 'classifier_free', 'projected'"),
     (["--prompt=a", "--batch=0"], "at least 1 video at once"),
+    (["--prompt=a", "--mesh=8"], "--mesh=8 is not DATAxFSDPxSEQUENCE"),
+    (["--prompt=a", "--mesh=3x3x1"], "needs 9 devices, but there are 8"),
+    (["--prompt=a", "--weights=x"], "either --checkpoint=WORKDIR"),
     (["--prompt=a", "--image=nowhere.png"], "nowhere.png does not exist"),
     (["--prompts=nowhere.txt"], "No such file"),
 ])
 def test_bad_flags_get_one_clear_error(workdir, tmp_path, flags, said):
   with pytest.raises(SystemExit, match=f"(?s)error: .*{said}"):
-    launch.main([f"--checkpoint={workdir}", f"--output={tmp_path / 'samples'}", *flags])
+    launch.main([MESH, f"--checkpoint={workdir}", f"--output={tmp_path / 'samples'}", *flags])
   assert not (tmp_path / "samples").exists()
 
 
 def test_a_folder_without_checkpoint_gets_one_clear_error(tmp_path):
   with pytest.raises(SystemExit, match="error: There is no finished checkpoint in"):
-    launch.main([f"--checkpoint={tmp_path}", "--prompt=a"])
+    launch.main([MESH, f"--checkpoint={tmp_path}", "--prompt=a"])
   with pytest.raises(SystemExit, match="error: .*nowhere is not a folder"):
-    launch.main([f"--checkpoint={tmp_path / 'nowhere'}", "--prompt=a"])
+    launch.main([MESH, f"--checkpoint={tmp_path / 'nowhere'}", "--prompt=a"])
 
 
 def test_a_step_may_be_named_and_the_newest_is_the_default(workdir):
@@ -163,7 +200,7 @@ def test_a_model_and_its_encoders_must_agree(tmp_path, change, said):
   c.encoders.update(change)
   _save(tmp_path, c)
   with pytest.raises(SystemExit, match=f"(?s)error: .*{said}"):
-    launch.main([f"--checkpoint={tmp_path}", "--prompt=a"])
+    launch.main([MESH, f"--checkpoint={tmp_path}", "--prompt=a"])
 
 
 def test_file_names_hold_letters_and_digits_alone():
