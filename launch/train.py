@@ -5,6 +5,7 @@ Several processes become one with --distributed (SLURM and others), or with --co
 directory and the data must be the same folders for all of them.
 """
 
+import contextlib
 import sys
 
 from absl import app, flags
@@ -13,7 +14,7 @@ from ml_collections import config_flags
 from launch import arguments
 from motif_jax import config, distributed
 from motif_jax.bench import fastest
-from motif_jax.train import loop
+from motif_jax.train import lock, loop
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
 BENCH = flags.DEFINE_string("bench", ".cache/bench.json", "Results of launch.bench, for --config.model.attention=auto.")
@@ -27,6 +28,12 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 def main(argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     arguments.quiet()  # --verbosity=0 lets them speak
+  with contextlib.ExitStack() as stack:
+    loop.run(prepared(argv, stack))
+
+
+def prepared(argv: list[str], stack: contextlib.ExitStack) -> loop.Job:
+  """The run that the flags ask for; `stack` holds its work directory."""
   try:
     arguments.check_no_others(argv)
     distributed.join(coordinator=COORDINATOR.value, processes=PROCESSES.value, process_id=PROCESS_ID.value,
@@ -34,9 +41,10 @@ def main(argv: list[str]) -> None:
     if chosen := fastest.resolve(CONFIG.value, BENCH.value):
       print(chosen)
     job = loop.prepare(config.from_config_dict(CONFIG.value), WORKDIR.value)
+    stack.enter_context(lock.held(WORKDIR.value))
+    return job
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
-  loop.run(job)
 
 
 if __name__ == "__main__":
