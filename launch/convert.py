@@ -9,8 +9,6 @@ its own.  Its encoders are the config's; name those that the weights were traine
 --like=FOLDER in the layout and dtypes of a given folder.
 """
 
-import dataclasses
-import pathlib
 import resource
 import sys
 import time
@@ -21,8 +19,8 @@ from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import config
-from motif_jax.train import checkpoint
-from motif_jax.weights import export, fold, folder, names, read
+from motif_jax.train import conversion
+from motif_jax.weights import names
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/motif_2b.py", "All that is not the model, of a checkpoint to be made; --config.a.b=value changes one key.")
@@ -37,59 +35,21 @@ CALIBRATE = flags.DEFINE_bool("calibrate", False, "Fold a biased query LayerNorm
 FILE_GB = flags.DEFINE_float("file_gb", 5.0, "A file of the export holds at most this many GB.", lower_bound=1e-6)
 
 
-def to_checkpoint(source: str, output: str, cfg: config.Config, *, dtype=None, rope_theta=None) -> list[str]:
-  """What was read from a diffusers folder, in lines, after writing it as a checkpoint in the work directory `output`."""
-  found = folder.find(source, rope_theta=rope_theta)
-  cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, **found.fields))
-  cfg = config.from_config_dict(config.to_dict(cfg))  # the rest of the config has to fit this model
-  params = folder.read_params(found, dtype=dtype)
-  written = checkpoint.save_weights(output, params, cfg)
-  return [f"{found.path}: {found.layout}", f"{_counts(params)}: {written}"]
-
-
-def to_folder(source: str, output: str, *, raw=False, layout=None, dtype=None, like=None, calibrate=False,
-              file_gb=5.0) -> list[str]:
-  """What was written to the diffusers folder `output`, in lines, from a checkpoint."""
-  if like and (layout or dtype):
-    raise ValueError("--like says layout and dtypes; leave --layout and --dtype out.")
-  if like:
-    model = folder.find(like)
-    layout, dtype = model.layout.name, {name: read.DTYPES[tensor.dtype] for name, tensor in model.tensors.items()}
-  cfg, params = checkpoint.restore_weights(source, raw=raw)
-  biased = cfg.model.cross_attention.query_norm == "scale_bias"
-  calibration = fold.random_inputs(cfg.model) if calibrate and biased else None
-  said = export.export(output, params, cfg.model, layout=layout, dtype=dtype, calibration=calibration,
-                       file_bytes=int(file_gb * 1e9))
-  return [f"{source}: {'raw' if raw else 'averaged'} weights, {_counts(params)}", *said, f"wrote {output}"]
-
-
-def _counts(params) -> str:
-  leaves = jax.tree.leaves(params)
-  size = sum(x.nbytes for x in leaves)
-  return f"{sum(x.size for x in leaves):,} parameters, {size / 1e9:.3g} GB of {', '.join(sorted({str(x.dtype) for x in leaves}))}"
-
-
-def is_ours(source: str) -> bool:
-  """Whether `source` is a checkpoint, a folder of them, or a work directory."""
-  path = pathlib.Path(source)
-  return (path / checkpoint.FOLDER).is_dir() or (path / "ema").is_dir() or any(path.glob("*/ema"))
-
-
 def main(argv: list[str]) -> None:
   arguments.quiet()
   jax.config.update("jax_platforms", "cpu")  # the host holds the weights, whole
   began = time.perf_counter()
   try:
     arguments.check_no_others(argv)
-    if is_ours(SOURCE.value):
-      said = to_folder(SOURCE.value, OUTPUT.value, raw=RAW.value, layout=LAYOUT.value, dtype=DTYPE.value, like=LIKE.value,
-                       calibrate=CALIBRATE.value, file_gb=FILE_GB.value)
+    if conversion.is_ours(SOURCE.value):
+      said = conversion.to_folder(SOURCE.value, OUTPUT.value, raw=RAW.value, layout=LAYOUT.value, dtype=DTYPE.value,
+                                  like=LIKE.value, calibrate=CALIBRATE.value, file_gb=FILE_GB.value)
     else:
       given = [f"--{flag.name}" for flag in (RAW, LAYOUT, LIKE, CALIBRATE) if flag.present]
       if given:
         raise ValueError(f"{SOURCE.value} is no checkpoint of ours, and only exports of one take {', '.join(given)}.")
-      said = to_checkpoint(SOURCE.value, OUTPUT.value, config.from_config_dict(CONFIG.value), dtype=DTYPE.value,
-                           rope_theta=ROPE_THETA.value)
+      said = conversion.to_checkpoint(SOURCE.value, OUTPUT.value, config.from_config_dict(CONFIG.value), dtype=DTYPE.value,
+                                      rope_theta=ROPE_THETA.value)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux

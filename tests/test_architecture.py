@@ -24,7 +24,7 @@ LAYERS = (
     ("weights/*",),
     ("encoders/registry",),
     ("train/state", "train/optimizer", "train/losses", "train/metrics", "sample", "budget/*"),
-    ("train/step", "train/checkpoint", "train/evaluate", "train/interrupt", "train/lock", "evaluate/*"),
+    ("train/step", "train/checkpoint", "train/conversion", "train/evaluate", "train/interrupt", "train/lock", "evaluate/*"),
     ("train/loop", "bench/*"),
     ("profile/*",),
 )

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import convert, inspect
+from launch import inspect
 from motif_jax import mesh as meshes
 from motif_jax.config import CrossAttentionConfig, Depths, MeshConfig
 from motif_jax.model import transformer
-from motif_jax.train import checkpoint, state
+from motif_jax.train import checkpoint, conversion, state
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.weights import export, folder, names, read, table
 from tests import frozen, tiny
@@ -51,7 +51,7 @@ def theirs(tmp_path_factory):
 def workdir(theirs, tmp_path_factory):
   path = tmp_path_factory.mktemp("workdir")
   config = dataclasses.replace(CFG, model=dataclasses.replace(BASE.model, depths=Depths(1, 1, 1)))
-  said = "\n".join(convert.to_checkpoint(str(theirs), str(path), config))
+  said = "\n".join(conversion.to_checkpoint(str(theirs), str(path), config))
   assert "legacy names below `attn.`" in said and f"{sum(x.size for x in jax.tree.leaves(PARAMS)):,} parameters" in said
   return path
 
@@ -75,7 +75,7 @@ def test_a_converted_folder_is_a_checkpoint_to_sample_from(theirs, workdir):
 
 
 def test_what_came_in_goes_out_bit_for_bit(theirs, workdir, tmp_path):
-  convert.to_folder(str(workdir), str(tmp_path / "out"), like=str(theirs), file_gb=1e-5)
+  conversion.to_folder(str(workdir), str(tmp_path / "out"), like=str(theirs), file_gb=1e-5)
   assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
   assert bits(tmp_path / "out") == bits(theirs)
 
@@ -103,23 +103,23 @@ def test_another_model_does_not_start_from_them(workdir):
 
 @pytest.mark.parametrize("raw, factor", [(False, 2), (True, 1)])
 def test_a_training_run_is_exported_averaged_or_raw(trained, tmp_path, raw, factor):
-  said = "\n".join(convert.to_folder(str(trained), str(tmp_path / "out"), raw=raw))
+  said = "\n".join(conversion.to_folder(str(trained), str(tmp_path / "out"), raw=raw))
   assert ("raw" if raw else "averaged") + " weights" in said and "in the legacy layout" in said
   same(folder.read_params(folder.find(tmp_path / "out")), jax.tree.map(lambda x: factor * x, PARAMS))
 
 
 def test_a_calibrated_export_prints_its_error(trained, tmp_path):
-  said = "\n".join(convert.to_folder(str(trained), str(tmp_path / "out"), calibrate=True, dtype="bfloat16"))
+  said = "\n".join(conversion.to_folder(str(trained), str(tmp_path / "out"), calibrate=True, dtype="bfloat16"))
   assert "NOT exact, the velocity is off by" in said and "in the diffusers layout" in said
 
 
 def test_bad_requests_are_told(theirs, workdir, tmp_path):
-  out = lambda **how: convert.to_folder(str(workdir), str(tmp_path / "out"), **how)
+  out = lambda **how: conversion.to_folder(str(workdir), str(tmp_path / "out"), **how)
   for call, said in (
       (lambda: out(raw=True), "holds weights alone"),
       (lambda: out(like=str(theirs), dtype="float32"), "leave --layout and --dtype"),
       (lambda: out(layout="diffusers"), "ask for a calibrated fold"),
-      (lambda: convert.to_checkpoint(str(theirs), str(workdir), CFG), "name another work directory")):
+      (lambda: conversion.to_checkpoint(str(theirs), str(workdir), CFG), "name another work directory")):
     with pytest.raises(ValueError, match=said):
       call()
   assert list(tmp_path.iterdir()) == []
