@@ -79,6 +79,10 @@ def test_the_search_finds_float64():
     assert wide_floats(jax.jit(jnp.sin).lower(jnp.ones(3, jnp.float64)).compile().as_text())
 
 
-def test_plain_attention_holds_pairs_of_tokens():
-  """The same step, so that the search above is known to see them in it."""
-  assert pairs_of_tokens(step_of("xla"))
+@pytest.mark.parametrize("backend", ["xla", "chunked"])
+def test_plain_attention_alone_holds_pairs_of_tokens(short_chunks, backend):
+  part = (jax.ShapeDtypeStruct((2, 64, 2, 8), jnp.float32),)
+  run = lambda q, k, v: attention.attend(q, k, v, (None,), backend=backend, names=("video",))
+  loss = lambda *parts: sum(jnp.sum(jnp.sin(out)) for out in run(*parts))
+  text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(part, part, part).compile().as_text()
+  assert bool(pairs_of_tokens(text)) == (backend == "xla")

@@ -18,7 +18,7 @@ import pytest
 from motif_jax import distributed, mesh as meshes
 from motif_jax.config import MeshConfig
 from tests import one_step
-from tests.test_end_to_end import TINY, launch
+from tests.test_end_to_end import CACHED, TINY, launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATIENCE = 240  # seconds until a hanging process is killed; no claim about speed
@@ -38,8 +38,8 @@ class Processes(contextlib.ExitStack):
     super().__init__()
     self.outputs = [folder / f"process{i}.txt" for i in range(count)]
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
-                                "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | CACHED | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
+                                         "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
     port, self.started = _free_port(), []
     self.callback(self._end)
     for i, output in enumerate(self.outputs):
