@@ -7,7 +7,6 @@ Needs jax, flax, optax, einops, chex and numpy, and nothing else.
 """
 
 import argparse
-import ast
 import importlib
 import os
 import pathlib
@@ -16,7 +15,7 @@ import sys
 
 import jax
 
-from motif_jax import config
+from motif_jax import config, config_dict
 from motif_jax.bench import measure, reference, results, run, sizes, table
 from motif_jax.bench.case import Job
 
@@ -48,22 +47,8 @@ def load(name: str, device: sizes.Sizes, changed: dict[str, str]) -> config.Conf
   c.model.update(dict(attention=device.backends[0], dtype=device.dtype))
   c.mesh.update(dict(data=1, fsdp=-1, sequence=1))
   for path, text in changed.items():
-    *sections, key = path.split(".")
-    section = c
-    for part in sections:
-      section = section[part] if part in section else {}
-    if key not in section:
-      raise ValueError(f"no such config key: {path}; configs/base.py has them all.")
-    section[key] = value_of(text)
+    config_dict.change(c, path, text)
   return config.from_config_dict(c)
-
-
-def value_of(text: str):
-  """What a flag says: a Python literal, or the text itself."""
-  try:
-    return ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return text
 
 
 def job_of(flags: argparse.Namespace) -> Job:

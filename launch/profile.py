@@ -9,7 +9,6 @@ chex and numpy are all there is.
 """
 
 import argparse
-import ast
 import importlib.util
 import os
 import pathlib
@@ -18,7 +17,7 @@ import sys
 
 import jax
 
-from motif_jax import config, mesh as meshes
+from motif_jax import config, config_dict, mesh as meshes
 from motif_jax.bench import sizes, steps as programs
 from motif_jax.budget import workload
 from motif_jax.data import buckets
@@ -116,24 +115,8 @@ def read_config(file: str, changes: list[str]) -> config.Config:
   values = module.get_config()
   for flag in changes:
     path, _, text = flag.removeprefix("--config.").partition("=")
-    *sections, key = path.split(".")
-    section = values
-    for name in sections:
-      section = section[name] if name in section else {}
-    if key not in section:
-      raise ValueError(f"no such config key: {path}; configs/base.py has them all.")
-    try:
-      section[key] = _value(text)
-    except TypeError as e:  # ml_collections keeps the type of a key
-      raise ValueError(f"{flag}: {e}") from e
+    config_dict.change(values, path, text)
   return config.from_config_dict(values)
-
-
-def _value(text):
-  try:
-    return ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return text
 
 
 def span(text: str) -> tuple[int, int]:

@@ -1,8 +1,11 @@
-"""A stand-in for `ml_collections.ConfigDict` on images that lack it: all that the files in `configs/` ask of one, and no more.
+"""Configs on images that lack ml_collections: a stand-in for its `ConfigDict`, and --config.a.b=value flags without its parser.
 
-`configs/base.py` takes it where ml_collections is not installed, so that benches run on a bare GPU image.  Nothing is locked:
-what is wrong with the keys or types is said by `config.from_config_dict`, as ever.
+The stand-in has all that the files in `configs/` ask of one, and no more; `configs/base.py` takes it where ml_collections is not
+installed, so that benches and profiles run on a bare GPU image.  Nothing is locked: what is wrong with the keys or types is said
+by `config.from_config_dict`, as ever.
 """
+
+import ast
 
 
 class ConfigDict(dict):
@@ -31,3 +34,21 @@ class ConfigDict(dict):
         self[key].update(value)
       else:
         self[key] = value
+
+
+def change(c, path: str, text: str) -> None:
+  """Sets the key `path`, such as "model.width", of a ConfigDict of either kind to what a flag says: a Python literal, or text."""
+  *sections, key = path.split(".")
+  section = c
+  for name in sections:
+    section = section[name] if name in section else {}
+  if key not in section:
+    raise ValueError(f"no such config key: {path}; configs/base.py has them all.")
+  try:
+    value = ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    value = text
+  try:
+    section[key] = value
+  except TypeError as e:  # ml_collections keeps the type of a key
+    raise ValueError(f"--config.{path}={text}: {e}") from e

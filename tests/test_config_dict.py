@@ -1,11 +1,12 @@
-"""Claims about the stand-in for ConfigDict: on an image without ml_collections every config is the same."""
+"""Claims about configs on an image without ml_collections: every config is the same, and flags change the same keys."""
 
 import importlib
 import sys
 
+import ml_collections
 import pytest
 
-from motif_jax import config
+from motif_jax import config, config_dict
 from motif_jax.config_dict import ConfigDict
 from tests.test_config import CONFIGS
 
@@ -29,3 +30,15 @@ def test_update_changes_single_keys_of_a_section():
 def test_a_key_that_is_not_there_is_told_the_known_ones():
   with pytest.raises(AttributeError, match="'widht' is not a config key here; known keys: width"):
     ConfigDict(dict(width=3)).widht
+
+
+@pytest.mark.parametrize("kind", [ConfigDict, ml_collections.ConfigDict])
+def test_a_flag_changes_one_key_of_either_kind(kind):
+  c = kind(dict(model=dict(width=16, kind="a", depths=dict(dual=1))))
+  for path, text in (("model.width", "32"), ("model.depths.dual", "2"), ("model.kind", "plain text")):
+    config_dict.change(c, path, text)
+  assert (c.model.width, c.model.depths.dual, c.model.kind) == (32, 2, "plain text")
+  for path in ("model.widht", "modl.width", "width"):
+    with pytest.raises(ValueError, match=f"no such config key: {path}"):
+      config_dict.change(c, path, "3")
+  assert set(c) == {"model"} and set(c.model) == {"width", "kind", "depths"}  # nothing was added
