@@ -139,3 +139,6 @@ def test_a_config_from_before_a_key_came_is_still_read():
   older = config.to_dict(CFG)
   del older["encoders"]["image"], older["encoders"]["weights"]
   assert checkpoint.config_from_json(older) == CFG
+  older["sample"]["guidance"] = 3.5  # the scale was all there was
+  guidance = checkpoint.config_from_json(older).sample.guidance
+  assert (guidance.rule, guidance.scale, guidance.interval) == ("classifier_free", 3.5, (0.0, 1.0))

@@ -131,13 +131,13 @@ def test_momentum_sums_what_past_steps_saw():
 
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
-def test_a_memory_is_updated_once_a_step(sampler):
-  counting = lambda x, t, memory: (jnp.ones_like(x), memory + 1)
+def test_a_memory_is_updated_once_a_step_by_its_first_evaluation(sampler):
+  summing = lambda x, t, memory: (jnp.ones_like(x), memory + t)
   walk = samplers.start(jnp.zeros(2), sampler, memory=jnp.zeros(()))
   rows = samplers.rows_of(np.linspace(1, 0, 6), sampler)
   for i in range(5):
-    walk = samplers.advance(counting, walk, jax.tree.map(lambda row: row[i], rows), sampler)
-  assert float(walk.memory) == 5
+    walk = samplers.advance(summing, walk, jax.tree.map(lambda row: row[i], rows), sampler)
+  assert float(walk.memory) == pytest.approx(1 + 0.8 + 0.6 + 0.4 + 0.2, rel=1e-5)
   np.testing.assert_allclose(walk.x, -1, rtol=1e-5)
 
 
