@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from motif_jax.encoders.causal_grid import CausalGrid
+
 COLOURS = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]], np.float64)  # luma and two opponent colours, (colour, RGB)
 PIXEL_POWER = 0.45  # mean square of a pixel of the embedded clips in [-1, 1], which the latent scale brings to 1
 
@@ -24,7 +26,7 @@ TIME_COST, CHROMA_COST = 0.7, 0.1
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class BlockDCT:
+class BlockDCT(CausalGrid):
   """Blocks of `strides` pixels, of whose 3 t h w coefficients `channels` are kept."""
 
   name: str = "block_dct"
@@ -48,27 +50,6 @@ class BlockDCT:
     video = rearrange(blocks, "b f y x (t h w c) -> b (f t) (y h) (x w) c", t=t, h=h, w=w, c=3)
     first = jnp.mean(video[:, :t], axis=1, keepdims=True)  # nearest still block: drops what only a moving one may hold
     return jnp.concatenate([first, video[:, t:]], axis=1)
-
-  def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-    """The latent grid (F', H', W') of such a video; ValueError with the nearest sizes that fit."""
-    t, h, w = self.strides
-    wrong = []
-    if frames < 1 or (frames - 1) % t:
-      low = max(0, (frames - 1) // t) * t + 1
-      wrong.append(f"frames {frames} (expected {t} k + 1; nearest: {low}, {low + t})")
-    for axis, size, stride in (("height", height, h), ("width", width, w)):
-      if size < 1 or size % stride:
-        low = size // stride * stride
-        near = f"{low}, {low + stride}" if low > 0 else f"{stride}"
-        wrong.append(f"{axis} {size} (expected a multiple of {stride}; nearest: {near})")
-    if wrong:
-      raise ValueError(f"codec {self.name} with strides {self.strides} cannot code this size: {'; '.join(wrong)}.")
-    return (frames - 1) // t + 1, height // h, width // w
-
-  def latent_times(self, frames: int) -> tuple[float, ...]:
-    """The time, counted in pixel frames, at the centre of each latent frame."""
-    t = self.strides[0]
-    return (0.0, *(t * i - (t - 1) / 2 for i in range(1, (frames - 1) // t + 1)))
 
   @property
   def _scale(self) -> float:

@@ -13,13 +13,13 @@ from flax import struct
 from jax import Array
 
 from motif_jax.encoders import wan_network, wan_tiles
-from motif_jax.encoders.block_dct import BlockDCT
+from motif_jax.encoders.causal_grid import CausalGrid
 from motif_jax.encoders.wan_network import WanConfig
 from motif_jax.mesh import constrain, parts_of
 
 
 @struct.dataclass
-class WanVAE:
+class WanVAE(CausalGrid):
   """The codec.  Weights are the leaves of this tree, all else is static: hand it to a jitted function as an argument.
 
   As a static argument jax refuses it, and a jitted function that closed over it would hold 127 million constants.
@@ -31,9 +31,6 @@ class WanVAE:
   name: str = struct.field(pytree_node=False, default="wan_vae")
   streamed: bool = struct.field(pytree_node=False, default=True)  # over time: the same numbers, in memory that does not grow
   tiling: wan_tiles.Tiling | None = struct.field(pytree_node=False, default=None)  # of decoding; None: whole frames
-
-  grid = BlockDCT.grid  # both codecs are blocks of `strides` pixels behind a frame of its own
-  latent_times = BlockDCT.latent_times
 
   @property
   def channels(self) -> int:
