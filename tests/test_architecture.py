@@ -58,6 +58,7 @@ HOMES = {
     "clu": ("motif_jax/train/metrics",),
     "tensorboard": ("motif_jax/train/metrics",),
     "safetensors": ("motif_jax/weights/*",),
+    "matplotlib": ("motif_jax/evaluate/plots",),
     "tokenizers": ("motif_jax/encoders/tokenizer",),
     "tokamax": ("motif_jax/model/attention",),
     "absl": ("launch/*", "motif_jax/train/*"),
