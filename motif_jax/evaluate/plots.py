@@ -35,7 +35,8 @@ def draw(path, panels: Sequence[Panel], *, columns: int = 3) -> None:
   for place, panel in enumerate(panels, start=1):
     axes = picture.add_subplot(rows, columns, place)
     for name, (x, y, *error) in panel.curves.items():
-      axes.errorbar(x, y, yerr=error[0] if error else None, marker=panel.marker, markersize=3, linewidth=1.2, capsize=2, label=name)
+      bars = error[0] if error else None
+      axes.errorbar(x, y, yerr=bars, label=name, marker=panel.marker, markersize=3, linewidth=1.2, capsize=2)
     axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y, xscale="log" if panel.log_x else "linear",
              yscale="log" if panel.log_y else "linear")
     axes.grid(alpha=0.3)
