@@ -31,7 +31,7 @@ def case(kind):
 
 
 def run(kind, params, *args, cfg=CFG, start=0, stop=2):
-  return run_span(params, cfg, kind, start, stop, *args)
+  return run_span(params, cfg, kind, start, stop, *args)[0]
 
 
 @EVERY_BLOCK

@@ -48,7 +48,7 @@ def _prepared(cfg, kind, grid, tokens, *, gradient):
   masks = (None, None if kind == "decoder" else jnp.arange(tokens.text)[None] < tokens.text // 4)
 
   def forward(params, inputs, cond):
-    return stack.run_span(params, cfg, kind, 0, COUNT, inputs, masks, cond, rope)
+    return stack.run_span(params, cfg, kind, 0, COUNT, inputs, masks, cond, rope)[0]
 
   def backward(params, inputs, cond, cotangents):
     out, pull = jax.vjp(lambda params, inputs: forward(params, inputs, cond), params, inputs)

@@ -1,5 +1,6 @@
 """Stacks of equal blocks: depth is the leading axis of their parameters, running them is a scan under rematerialisation."""
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
@@ -8,6 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from motif_jax.config import ModelConfig
+from motif_jax.model import observe
 from motif_jax.model.blocks import ATTENDED, Masks, Tokens, block_of
 from motif_jax.model.rope import Rope
 
@@ -23,16 +25,24 @@ def init_stack(key: Array, kind: str, cfg: ModelConfig) -> dict:
 
 
 def run_span(params: dict, cfg: ModelConfig, kind: str, start: int, stop: int, tokens: Tokens, masks: Masks, cond: Array,
-             rope: Rope) -> Tokens:
-  """`tokens` after blocks [start, stop) of a kind, whose stacked parameters are `params`."""
+             rope: Rope, *, measure: Callable | None = None) -> tuple[Tokens, dict | None]:
+  """(`tokens` after blocks [start, stop) of a kind, whose stacked parameters are `params`; what `measure` made of each block).
+
+  `measure`: (parameters of a block, tokens before, tokens after, `observe.Call`s in it) -> {name: (B,)}, from which come
+  {name: (stop - start, B)}, without a gradient.
+  """
   block = block_of(kind, cfg)
 
   def body(tokens, layer):
-    return block.apply({"params": layer}, tokens, masks, cond, rope), None
+    run = lambda: block.apply({"params": layer}, tokens, masks, cond, rope)
+    if measure is None:
+      return run(), None
+    after, calls = observe.with_calls(run)
+    return after, jax.lax.stop_gradient(measure(layer, tokens, after, calls))
 
   with jax.named_scope(kind):
     span = params if (start, stop) == (0, getattr(cfg.depths, kind)) else jax.tree.map(lambda w: w[start:stop], params)
-    return jax.lax.scan(REMAT[cfg.remat](body), tokens, span, unroll=min(cfg.unroll, stop - start))[0]
+    return jax.lax.scan(REMAT[cfg.remat](body), tokens, span, unroll=min(cfg.unroll, stop - start))
 
 
 def kinds_of(cfg: ModelConfig) -> list[str]:

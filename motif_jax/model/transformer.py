@@ -4,6 +4,7 @@ Each job has its own part: dual-stream blocks fuse text and video early, single-
 the joint representation, and a decoder, which sees the embedded input again beside that representation, restores detail.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ class Aux(NamedTuple):
   """What the forward pass computed beside the velocity."""
 
   tapped: Array | None  # (B, L, D), or (B, K, D) where the tap lies inside a route; None without a tap
+  measured: dict | None = None  # kind of block -> {name: (B, blocks)}, of what `measure` made of each block
 
 
 class Projection(nn.Module):
@@ -102,7 +104,8 @@ def init(key: Array, cfg: ModelConfig) -> dict:
 
 
 def apply(params: dict, cfg: ModelConfig, latents: Array, t: Array, text: Array, *, text_mask: Array | None = None,
-          image: Array | None = None, plan: tuple[Segment, ...] | None = None, route: Route | None = None) -> tuple[Array, Aux]:
+          image: Array | None = None, plan: tuple[Segment, ...] | None = None, route: Route | None = None,
+          measure: Callable | None = None) -> tuple[Array, Aux]:
   """Velocity (B, F, H, W, C) float32 at time t (B,) in [0, 1], and `Aux`.
 
   Args:
@@ -111,6 +114,7 @@ def apply(params: dict, cfg: ModelConfig, latents: Array, t: Array, text: Array,
     image: (B, I, image_dim) features of the first frame, optional.
     plan: from `make_plan`; the dense forward pass if not given.
     route: the kept tokens where the plan routes; indices from `routing.draw`.
+    measure: of each block, see `stack.run_span`.
   """
   _check_inputs(cfg, latents, t, text, text_mask, image)
   plan = make_plan(cfg.depths) if plan is None else plan
@@ -127,7 +131,7 @@ def apply(params: dict, cfg: ModelConfig, latents: Array, t: Array, text: Array,
   masks = (None,) * len(context) + (text_mask,)
   full_rope = rope = Rope(*(constrain(part, "video", None) for part in make_rope(grid, cfg.rope_axes, cfg.rope_theta)))
 
-  bypass, tapped = None, None
+  bypass, tapped, measured = None, None, {}
   for kind, start, stop, routed, tap in plan:
     if routed and bypass is None:
       video, bypass = routing.leave(video, route)
@@ -135,14 +139,20 @@ def apply(params: dict, cfg: ModelConfig, latents: Array, t: Array, text: Array,
     elif bypass is not None and not routed:
       video, bypass, rope = routing.rejoin(video, bypass, route), None, full_rope
     if kind == "decoder":  # starts from the embedded input; attends to the encoder stage's video tokens; text is gone
-      video, _ = run_span(params[kind], cfg, kind, start, stop, (embedded, video), (None, None), cond, full_rope)
+      (video, _), seen = run_span(params[kind], cfg, kind, start, stop, (embedded, video), (None, None), cond, full_rope,
+                                  measure=measure)
     else:
-      video, *context = run_span(params[kind], cfg, kind, start, stop, (video, *context), masks, cond, rope)
+      (video, *context), seen = run_span(params[kind], cfg, kind, start, stop, (video, *context), masks, cond, rope,
+                                         measure=measure)
+    measured.setdefault(kind, []).append(seen)
     video = constrain(video, "batch", "video", None)
     tapped = video if tap else tapped
   if bypass is not None:  # a model without decoder may be routed up to its last block
     video = routing.rejoin(video, bypass, route)
-  return unpatchify(embed("output", video, cond), grid, cfg), Aux(tapped)
+  # From (blocks of a span, B) each, to one row per sample.
+  joined = lambda spans: jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *spans)
+  aux = Aux(tapped, {kind: joined(spans) for kind, spans in measured.items()} if measure else None)
+  return unpatchify(embed("output", video, cond), grid, cfg), aux
 
 
 @jax.named_scope("patchify")
