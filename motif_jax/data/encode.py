@@ -21,8 +21,9 @@ from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import dataset as dataset_lib
 from motif_jax.data import record as record_lib
 from motif_jax.data import videos
+from motif_jax.data.clip import Clip, Skip
 from motif_jax.data.extract import Encoders, Extractor, Reader, spec_of
-from motif_jax.data.survey import Clip, Skip, survey
+from motif_jax.data.survey import survey
 
 _SAY_EVERY = 5.0  # seconds
 

@@ -11,7 +11,8 @@ import numpy as np
 from motif_jax.config import BucketConfig
 from motif_jax.data import record as record_lib
 from motif_jax.data import videos
-from motif_jax.data.survey import Clip, Skip, first_sentence
+from motif_jax.data.clip import Clip, Skip, read
+from motif_jax.data.survey import first_sentence
 
 # Standard deviations of the first frame's blur levels, as shares of the frame's shorter side.
 BLUR = (0.0, 1 / 64, 1 / 32, 1 / 16)
@@ -77,7 +78,7 @@ class Reader:
 
   def _decode(self, clip, bucket):
     try:
-      return videos.read_clip(self._folder / clip.file, bucket, start=clip.start, fps=clip.fps)
+      return read(self._folder, clip, bucket)
     except videos.UnreadableVideo as e:
       return e
 

@@ -14,30 +14,9 @@ from collections.abc import Sequence
 from motif_jax.config import BucketConfig
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import videos
+from motif_jax.data.clip import Clip, Skip
 
 CAPTIONS = "captions.jsonl"
-
-
-@dataclasses.dataclass(frozen=True)
-class Skip:
-  """Something that was left out, and why.  `reason` is one of few, for counting."""
-
-  name: str
-  reason: str
-  detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """A captioned clip of a file."""
-
-  key: str
-  file: str  # within the folder
-  long: str
-  short: str
-  start: float  # seconds
-  fps: float  # of the clip that is read: at most this
-  stamp: tuple[int, int]  # size and time of change of the file: a replaced file is a new clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +69,7 @@ def read_captions(folder, *, fps: float) -> tuple[list[Clip], list[Skip]]:
       skipped.append(Skip(key, "duplicate caption", f"{where} describes {key} again; the first description was taken."))
     else:
       stat = file.stat()
-      clips[key] = Clip(key=key, fps=fps, stamp=(stat.st_size, stat.st_mtime_ns), **fields)
+      clips[key] = Clip(key=key, span=None, tags=(), end=None, fps=fps, stamp=(stat.st_size, stat.st_mtime_ns), **fields)
   return list(clips.values()), skipped
 
 

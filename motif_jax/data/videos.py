@@ -44,9 +44,9 @@ class Probe:
   fps: float
 
 
-def probe(path, *, start: float = 0.0, fps: float = FPS) -> Probe:
+def probe(path, *, start: float = 0.0, fps: float = FPS, span: tuple[int, int] | None = None) -> Probe:
   """The `Probe` of a video from `start` seconds on, upright, at a rate of at most `fps`.  Reads the header, and one frame."""
-  with _open(path) as (container, stream):
+  with _open(path, span) as (container, stream):
     native = _rate(stream)
     frame = next(_decoded(path, container, stream), None)
     if frame is None:
@@ -60,11 +60,12 @@ def probe(path, *, start: float = 0.0, fps: float = FPS) -> Probe:
   return Probe(frames=max(0, math.ceil(left * rate / native - 1e-3)), height=height, width=width, fps=rate)
 
 
-def read_clip(path, bucket, *, start: float = 0.0, fps: float = FPS) -> np.ndarray:
+def read_clip(path, bucket, *, start: float = 0.0, fps: float = FPS, span: tuple[int, int] | None = None) -> np.ndarray:
   """The clip of a video from `start` seconds on, uint8 (F, H, W, 3): `bucket.frames` frames at a rate of at most `fps`,
-  resized to cover `bucket.height` x `bucket.width` and cut at the centre.  Raises `UnreadableVideo`; never upscales."""
+  resized to cover `bucket.height` x `bucket.width` and cut at the centre.  `span`: (first, size) of the video's bytes where it
+  lies within a file.  Raises `UnreadableVideo`; never upscales."""
   taken, seen = [], 0
-  with _open(path) as (container, stream):
+  with _open(path, span) as (container, stream):
     native, promised = _rate(stream), stream.frames
     rate = min(native, fps)
     for frame in _decoded(path, container, stream):
@@ -142,8 +143,8 @@ def replacing(path):
 class _open:
   """A context of (container, first video stream) of a file; what PyAV raises becomes `UnreadableVideo`."""
 
-  def __init__(self, path):
-    self._path = path
+  def __init__(self, path, span):
+    self._path, self._span = path, span
 
   def __enter__(self):
     if not os.path.exists(self._path):
@@ -151,7 +152,7 @@ class _open:
     if not os.path.getsize(self._path):
       raise UnreadableVideo("unreadable", f"{self._path} is empty (0 bytes).")
     try:
-      self._container = av.open(str(self._path))
+      self._container = av.open(_url(self._path, self._span))
     except (av.FFmpegError, OSError) as e:
       raise UnreadableVideo("unreadable", f"{self._path} is not a video that FFmpeg can open: {e.strerror}.") from e
     if not self._container.streams.video:
@@ -163,6 +164,12 @@ class _open:
 
   def __exit__(self, *error):
     self._container.close()
+
+
+def _url(path, span) -> str:
+  # A protocol before every path, or FFmpeg would take a file named "http:..." for an address.
+  path = os.path.abspath(path)
+  return f"subfile,,start,{span[0]},end,{sum(span)},,:{path}" if span else f"file:{path}"
 
 
 def _decoded(path, container, stream):
