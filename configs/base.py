@@ -44,6 +44,9 @@ def get_config() -> ConfigDict:
   c.data = ConfigDict(dict(
       path="", source="array_record",
       batch_size=64,  # global
+      batch_tokens=0,  # video tokens of a batch, global: smaller clips get more rows, in multiples of batch_size; 0: off
+      pattern=(),  # which buckets the steps take, again and again, such as ("image", "video", "video"); (): all, evenly mixed
+      weights=(),  # share of the steps, or planned steps, such as (("image", 1), ("33x*", 2)); (): all data equally often
       workers=4,
       caption_drop=0.1, captions=(0.5, 0.3, 0.2),  # (long, short, truncated)
       image_to_video=0.25,

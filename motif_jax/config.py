@@ -126,12 +126,19 @@ class DataConfig:
   path: str  # folder of the encoded data set
   source: str  # a key of `data.dataset.SOURCES`
   batch_size: int  # global, per step
+  batch_tokens: int  # of video, global, per step: smaller clips come in more rows, multiples of batch_size; 0: all in batch_size
+  pattern: tuple[str, ...]  # which buckets each step takes, repeated: "image", "video", or names such as "33x*"; (): evenly mixed
+  weights: tuple[tuple[str, float], ...]  # (buckets, share of the steps), or planned steps; (): all data equally often
   workers: int  # grain worker processes; 0: in the training process
   caption_drop: float
   captions: tuple[float, float, float]  # probabilities of the (long, short, truncated) caption
   image_to_video: float  # share of video samples conditioned on their first frame
   validation: float  # share of records held out, chosen by digest of the key
   text_tokens: int  # static length that text features are padded or cut to
+
+  def rows(self, tokens: int) -> int:
+    """Rows of the global batch of a bucket of clips with so many video tokens."""
+    return self.batch_size * max(1, self.batch_tokens // (self.batch_size * tokens))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,14 +249,16 @@ def _value(hint, value, path, problems):
       problems.append(f"{path} is {value!r}, expected a section with the keys {', '.join(typing.get_type_hints(hint))}.")
       return None
   if isinstance(hint, types.GenericAlias):
-    inner = hint.__args__
+    *kinds, last = hint.__args__
     items = list(value) if isinstance(value, (list, tuple)) else None
-    kind = inner[0]
-    if items is None or (inner[-1] is not Ellipsis and len(items) != len(inner)):
-      count = "any number of" if inner[-1] is Ellipsis else len(inner)
-      problems.append(f"{path} is {value!r}, expected {count} values of type {kind.__name__}.")
+    if items is not None:
+      kinds = kinds * len(items) if last is Ellipsis else [*kinds, last]
+    if items is None or len(items) != len(kinds):
+      count = "any number of" if last is Ellipsis else len(hint.__args__)
+      names = " and ".join(dict.fromkeys(kind.__name__ for kind in hint.__args__ if kind is not Ellipsis))
+      problems.append(f"{path} is {value!r}, expected {count} values of type {names}.")
       return None
-    return tuple(_value(kind, v, f"{path}[{i}]", problems) for i, v in enumerate(items))
+    return tuple(_value(kind, v, f"{path}[{i}]", problems) for i, (kind, v) in enumerate(zip(kinds, items)))
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if type(value) is not hint:

@@ -28,7 +28,8 @@ COUNTS = (
 )
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
-                "optimizer.warmup", "optimizer.weight_decay", "sample.guidance.threshold", "sample.guidance.momentum")
+                "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay", "sample.guidance.threshold",
+                "sample.guidance.momentum")
 SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "sample.guidance.rescale")
 
 
@@ -90,6 +91,8 @@ def _check_recipe(cfg) -> list[str]:
     wrong.append(f"alignment.teacher is {alignment.teacher!r} but encoders.teacher is {cfg.encoders.teacher!r}; make them equal.")
   if min(cfg.data.captions) < 0 or not math.isclose(sum(cfg.data.captions), 1, abs_tol=1e-6):
     wrong.append(f"data.captions {cfg.data.captions} must be three probabilities that sum to 1.")
+  if cfg.data.weights and (min(w for _, w in cfg.data.weights) < 0 or not any(w for _, w in cfg.data.weights)):
+    wrong.append(f"data.weights {cfg.data.weights} must be shares of 0 or more, and one of them positive.")
   batch, parts = cfg.data.batch_size, cfg.train.accumulate
   if parts > 0 and batch % parts:
     near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - parts))[:2]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from motif_jax.data import dataset, pipeline
+from motif_jax.data import dataset, order as orders, pipeline, schedule as schedules
 from tests import small_data
 from tests.small_data import IMAGE, VIDEO
 
@@ -34,6 +34,12 @@ def assert_equal(got, expected):
 def numbers(batch):
   """Which records are in a batch: `small_data.record` writes its number into the first latent."""
   return batch["latents"][:, 0, 0, 0, 0].astype(int).tolist()
+
+
+def _order(counts, rows=4):
+  """The `Order` of buckets of that many records, all data equally often."""
+  schedule = schedules.Schedule((rows,) * len(counts), tuple(map(float, counts)), (tuple(range(len(counts))),))
+  return pipeline.Order(schedule, tuple(orders.Random(count, seed=(0, n)) for n, count in enumerate(counts)), seed=0)
 
 
 def test_a_batch_holds_its_records_in_the_promised_shapes(opened):
@@ -74,12 +80,12 @@ def test_processes_share_each_batch(opened, count):
 
 
 def test_each_record_is_seen_once_before_any_is_seen_twice():
-  order = pipeline.Order(counts=(13, 6), batch_size=4, seed=0)
+  order = _order(counts=(13, 6))
   seen = {0: [], 1: []}
   for step in range(19 * 4):  # four times through everything: 19 steps of 4 rows
     number, places = order.at(step)
     seen[number] += places.tolist()
-  for number, count in enumerate(order.counts):
+  for number, count in enumerate((13, 6)):
     assert len(seen[number]) == 4 * 4 * count
     epochs = [tuple(seen[number][i:i + count]) for i in range(0, len(seen[number]), count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
@@ -87,57 +93,39 @@ def test_each_record_is_seen_once_before_any_is_seen_twice():
 
 
 def test_any_step_is_found_without_those_before():
-  order = pipeline.Order(counts=(1000, 10_000_000, 77), batch_size=4, seed=0)
+  counts = (1000, 10_000_000, 77)
+  order = _order(counts)
   first = [order.at(step) for step in (10**9, 0, 10**9)]
   assert first[0][0] == first[2][0] and first[0][1].tolist() == first[2][1].tolist()
-  assert all(places.max() < order.counts[number] for number, places in first)
-
-
-@pytest.mark.parametrize("weights, expected", [(None, (600, 300, 100)), ((1, 1, 2), (250, 250, 500))])
-def test_buckets_are_interleaved_evenly_by_their_shares(weights, expected):
-  order = pipeline.Order(counts=(6000, 3000, 1000), batch_size=4, seed=0, weights=weights)
-  chosen = np.array([order.at(step)[0] for step in range(1000)])
-  assert tuple(np.bincount(chosen)) == expected
-  for number, share in enumerate(np.array(expected) / 1000):
-    steps = np.flatnonzero(chosen == number)
-    assert np.diff(steps).max() <= 1 / share + 2 and np.diff(steps).min() >= max(1, 1 / share - 2)
-
-
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, 1.0, 1.0)])
-def test_weights_must_be_one_positive_number_for_each_bucket(opened, weights):
-  with pytest.raises(ValueError, match="expected 2 positive numbers"):
-    take(1, small_data.config(), opened, weights=weights)
+  assert all(places.max() < counts[number] for number, places in first)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 1000])
 def test_shuffling_is_a_permutation(count):
   places = np.arange(count)
-  orders = [pipeline.shuffled(places, count, seed=(7, epoch)) for epoch in range(3)]
-  assert all(sorted(order) == places.tolist() for order in orders)
+  epochs = [orders.shuffled(places, count, seed=(7, epoch)) for epoch in range(3)]
+  assert all(sorted(epoch) == places.tolist() for epoch in epochs)
   if count > 16:
-    assert abs(np.corrcoef(orders[0], places)[0, 1]) < 0.5 and (orders[0] != orders[1]).any()
+    assert abs(np.corrcoef(epochs[0], places)[0, 1]) < 0.5 and (epochs[0] != epochs[1]).any()
 
 
 def test_shuffling_puts_each_record_everywhere_equally_often():
   count, trials = 11, 4000
   seen = np.zeros((count, count))
   for trial in range(trials):
-    seen[np.arange(count), pipeline.shuffled(np.arange(count), count, seed=(trial,))] += 1
+    seen[np.arange(count), orders.shuffled(np.arange(count), count, seed=(trial,))] += 1
   expected = trials / count
   assert ((seen - expected) ** 2 / expected).sum() < 100 + 6 * np.sqrt(2 * 100)  # chi-squared of 10 x 10, six deviations
 
 
 def test_captions_are_chosen_and_dropped_at_the_configured_shares(opened):
   cfg = small_data.config(caption_drop=0.2, captions=(0.5, 0.3, 0.2))
-  loader = pipeline.Loader(cfg, opened, *_order(cfg, opened), rows=slice(0, cfg.batch_size))
+  indices = pipeline.split_indices(opened, cfg.validation)[0]
+  order = pipeline.make_order(cfg, opened, indices, seed=0, patch=(1, 1, 1))
+  loader = pipeline.Loader(cfg, opened, indices, order, pipeline.Share(0, 1))
   lengths = np.concatenate([loader(step)[1]["text_mask"].sum(axis=1) for step in range(250)])
   shares = [np.mean(lengths == length) for length in (1, 5, 3, 4)]  # dropped, long, short, truncated
   np.testing.assert_allclose(shares, [0.2, 0.4, 0.24, 0.16], atol=0.06)  # four deviations of 1000 draws
-
-
-def _order(cfg, opened):
-  indices = pipeline.split_indices(opened, cfg.validation)[0]
-  return indices, pipeline.Order(counts=tuple(map(len, indices)), batch_size=cfg.batch_size, seed=0)
 
 
 def test_a_dropped_caption_is_the_encoding_of_the_empty_one(opened):
@@ -202,7 +190,7 @@ def test_validation_may_be_off_but_not_empty(opened):
 
 
 def test_a_bucket_with_too_few_clips_is_named_with_its_count(opened):
-  with pytest.raises(ValueError, match="data.batch_size is 8, but of the training clips 1x24x32 has 6 "):
+  with pytest.raises(ValueError, match="than a batch has rows: 1x24x32 has 6 of 8 "):
     take(1, small_data.config(batch_size=8), opened)
 
 

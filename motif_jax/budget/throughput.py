@@ -31,7 +31,7 @@ def step_work(cfg: Config, latent_grid: tuple[int, int, int], text: int, plan: t
   """The `Work` of a step on a mesh of `sizes` (data, fsdp, sequence), for latents of that grid and `text` tokens."""
   tokens, split = tokens_of(cfg.model, latent_grid, text), make_split(sizes, cfg.model.heads, accumulate=cfg.train.accumulate)
   executed = sum(part.total for part in flops.executed(cfg, tokens, plan, split).values())
-  rows = cfg.data.batch_size
+  rows = cfg.data.rows(tokens.video)
   return Work(tokens.video * rows, flops.model_flops(cfg.model, tokens).total * rows / split.devices,
               executed * rows / split.batch)
 

@@ -6,39 +6,35 @@ grain runs the loader ahead of the training step, in a thread or in worker proce
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
 from motif_jax.config import BucketConfig, DataConfig
-from motif_jax.data import buckets as buckets_lib
-from motif_jax.data import record as record_lib
+from motif_jax.data import order as orders, record as record_lib
 from motif_jax.data.dataset import Dataset
+from motif_jax.data.schedule import Schedule, make_schedule
 
-# Rows of the table that interleaves the buckets; shares are exact where there are fewer batches or records than this.
-_MAX_PERIOD = 1 << 16
 _LAST_STEP = 1 << 40
-_ROUNDS = 6
 
 
 def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0, process_index: int = 0, process_count: int = 1,
-            weights: Sequence[float] | None = None) -> Iterator[tuple[BucketConfig, dict[str, np.ndarray]]]:
+            patch: tuple[int, int, int] = (1, 1, 1)) -> Iterator[tuple[BucketConfig, dict[str, np.ndarray]]]:
   """An endless iterator of (bucket, batch) from `start_step` on; call its `close()` when done, or workers linger.
 
   With `cfg.workers`, absl flags must be parsed (`flags.FLAGS.mark_as_parsed()` in a notebook): grain's workers read them.
 
-  A batch holds this process's rows, `batch_size / process_count` of them: latents (B, F, H, W, C), first_frame (B, 4, H, W, C),
+  A batch holds this process's rows, of `Schedule.rows` in all: latents (B, F, H, W, C), first_frame (B, 4, H, W, C),
   text (B, T, dim), teacher (B, F, h, w, dim_t), all float32, and text_mask (B, T) bool, True for real tokens.
-  `weights`: share of steps of each of `dataset.meta.parts`; by default as many as it has records.
+  `patch`: latents per token of the model, by which `cfg.batch_tokens` counts.
   """
   indices = split_indices(dataset, cfg.validation)[0]
-  order = Order(counts=_enough(cfg, dataset, indices), batch_size=cfg.batch_size, seed=seed,
-                weights=None if weights is None else tuple(weights))
-  loader = Loader(cfg, dataset, indices, order, rows=_rows(cfg, process_index, process_count))
+  order = make_order(cfg, dataset, indices, seed=seed, patch=patch)
+  share = Share(process_index, process_count)
+  share.check(cfg.batch_size)
   ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-  steps = grain.MapDataset.range(start_step, _LAST_STEP).map(loader).to_iter_dataset(ahead)
+  steps = grain.MapDataset.range(start_step, _LAST_STEP).map(Loader(cfg, dataset, indices, order, share)).to_iter_dataset(ahead)
   if cfg.workers:
     steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=cfg.workers, per_worker_buffer_size=2))
   return iter(steps)
@@ -47,18 +43,19 @@ def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0
 def validation_batches(cfg: DataConfig, dataset: Dataset, *, count: int, process_index: int = 0,
                        process_count: int = 1) -> list[tuple[BucketConfig, dict[str, np.ndarray]]]:
   """The first `count` batches of the held-out records, the same at every call: buckets in turn, the long caption, never dropped.
-  A bucket with fewer held-out records than rows repeats them, to keep its static shape; empty if `cfg.validation` is 0."""
+  All have `cfg.batch_size` rows; a bucket with fewer held-out records repeats them, to keep its static shape; empty if
+  `cfg.validation` is 0."""
   held_out = split_indices(dataset, cfg.validation)[1]
   present = [number for number, found in enumerate(held_out) if len(found)]
   if not present and cfg.validation > 0:
     raise ValueError(f"data.validation {cfg.validation} holds out none of {sum(p.records for p in dataset.meta.parts)} records; "
                      "raise it, encode more clips, or set it to 0.")
-  rows = _rows(cfg, process_index, process_count)
+  rows = Share(process_index, process_count).of(cfg.batch_size)
   made = []
   for i in range(count if present else 0):
     number, turn = present[i % len(present)], i // len(present)
     size = len(held_out[number])  # in a fixed mixed order: the first few should not be alike because their names are
-    places = shuffled((turn * cfg.batch_size + np.arange(cfg.batch_size)) % size, size, seed=(0,))[rows]
+    places = orders.shuffled((turn * cfg.batch_size + np.arange(cfg.batch_size)) % size, size, seed=(0,))[rows]
     records = [dataset.sources[number][int(index)] for index in held_out[number][places]]
     part = dataset.meta.parts[number]
     texts = [record["text_long"] for record in records]
@@ -74,83 +71,69 @@ def split_indices(dataset: Dataset, share: float) -> tuple[list[np.ndarray], lis
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
-  """Which records each step sees, as a function of (seed, step) without state.
+class Share:
+  """The part of every batch that a process reads: part `index` of `count` equal ones."""
 
-  The records of a bucket are an endless stream, one permutation after another, cut into batches: each is seen once before any
-  is seen twice, and none is left out at the end of an epoch.  Buckets are interleaved as evenly as their shares allow.
+  index: int
+  count: int
+
+  def of(self, rows: int) -> slice:
+    """The rows of a global batch of so many."""
+    self.check(rows)
+    size = rows // self.count
+    return slice(self.index * size, (self.index + 1) * size)
+
+  def check(self, rows: int) -> None:
+    assert 0 <= self.index < self.count
+    if rows % self.count:
+      raise ValueError(f"data.batch_size {rows} is not divisible among {self.count} processes; use a multiple of {self.count}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+  """Which records each step sees, as a function of the step without state.
+
+  The records of a bucket are an endless stream, cut into batches: each is seen once before any is seen twice, and none is left
+  out at the end of an epoch.
   """
 
-  counts: tuple[int, ...]  # training records of each bucket
-  batch_size: int
+  schedule: Schedule
+  streams: tuple[orders.Random, ...]  # of each bucket
   seed: int
-  weights: tuple[float, ...] | None = None
 
   def at(self, step: int) -> tuple[int, np.ndarray]:
     """The number of the bucket of a step, and the places (B,) of its records among the bucket's training records."""
-    order, rank, shares = self._schedule
-    cycle, row = divmod(step, len(order))
-    number = int(order[row])
-    first = (cycle * int(shares[number]) + int(rank[row])) * self.batch_size  # batches of this bucket before this one
-    count = self.counts[number]
-    epochs, places = np.divmod(first + np.arange(self.batch_size), count)
-    shuffled_places = [shuffled(places[epochs == e], count, seed=(self.seed, number, int(e))) for e in np.unique(epochs)]
-    return number, np.concatenate(shuffled_places)
-
-  @functools.cached_property
-  def _schedule(self):
-    """(bucket of each row of the repeating table, how many rows of that bucket precede it, rows of each bucket)."""
-    weights = np.array(self.counts if self.weights is None else self.weights, np.float64)
-    if len(weights) != len(self.counts) or not np.all(weights > 0):
-      raise ValueError(f"weights are {self.weights}, expected {len(self.counts)} positive numbers, one for each bucket.")
-    period = min(sum(self.counts), _MAX_PERIOD)
-    shares = np.maximum(1, np.round(weights / weights.sum() * period)).astype(np.int64)
-    order = np.repeat(np.arange(len(shares)), shares)
-    rank = np.concatenate([np.arange(share) for share in shares])
-    due = (rank + 0.5) / shares[order]  # each bucket's batches at equal distances over the period
-    rows = np.argsort(due, kind="stable")
-    return order[rows], rank[rows], shares
+    number, before = self.schedule.at(step)
+    rows = self.schedule.rows[number]
+    return number, self.streams[number].places(before * rows + np.arange(rows))
 
 
-def shuffled(places: np.ndarray, count: int, *, seed: Sequence[int]) -> np.ndarray:
-  """Where each of `places` (B,) stands in a pseudo-random permutation of range(count).
-
-  A Feistel cipher on the smallest domain 4**n that holds `count`; what falls outside is enciphered again, which keeps it a
-  permutation.  Nothing of the length of the data is ever stored.  (`grain.experimental.index_shuffle` does the same on a domain
-  of at least 2**16: 1 ms a record where there are few.)
-  """
-  half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
-  keys = np.random.SeedSequence(seed).generate_state(_ROUNDS, np.uint64)
-  out = _encipher(np.asarray(places, np.uint64), half, keys)
-  while len(outside := np.flatnonzero(out >= np.uint64(count))):
-    out[outside] = _encipher(out[outside], half, keys)
-  return out.astype(np.int64)
-
-
-def _encipher(values: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarray:
-  mask = (np.uint64(1) << half) - np.uint64(1)
-  left, right = values >> half, values & mask
-  for key in keys:
-    mixed = (right + key) * np.uint64(0xBF58476D1CE4E5B9)  # the finaliser of splitmix64: every bit depends on every bit
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
-    left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(32))) & mask)
-  return (left << half) | right
+def make_order(cfg: DataConfig, dataset: Dataset, indices: Sequence[np.ndarray], *, seed: int,
+               patch: tuple[int, int, int]) -> Order:
+  """The `Order` of the training records `indices` of each bucket."""
+  schedule = make_schedule(cfg, dataset.meta.parts, [len(found) for found in indices], patch=patch)
+  streams = tuple(orders.Random(len(found), seed=(seed, number)) for number, found in enumerate(indices))
+  return Order(schedule, streams, seed)
 
 
 class Loader:
   """step -> (bucket, batch of this process's rows).  Picklable: grain sends it to its workers."""
 
-  def __init__(self, cfg: DataConfig, dataset: Dataset, indices, order: Order, *, rows: slice):
-    self._cfg, self._dataset, self._indices, self._order, self._rows = cfg, dataset, indices, order, rows
+  def __init__(self, cfg: DataConfig, dataset: Dataset, indices, order: Order, share: Share):
+    self._cfg, self._dataset, self._indices, self._order, self._share = cfg, dataset, indices, order, share
 
   def __call__(self, step: int) -> tuple[BucketConfig, dict[str, np.ndarray]]:
     number, places = self._order.at(int(step))
-    part, source, indices = self._dataset.meta.parts[number], self._dataset.sources[number], self._indices[number]
-    records = [source[int(indices[place])] for place in places[self._rows]]
+    part, rows = self._dataset.meta.parts[number], self._share.of(len(places))
+    records = [self.fetch(number, int(place)) for place in places[rows]]
     # Drawn for the whole batch, then cut: row i gets the same caption on any number of processes.
-    draws = np.random.default_rng((self._order.seed, int(step))).random((len(places), 2))[self._rows]
+    draws = np.random.default_rng((self._order.seed, int(step))).random((len(places), 2))[rows]
     texts = [self._text(record, *draw) for record, draw in zip(records, draws)]
     return part.bucket, collate(records, texts, part.spec, tokens=self._cfg.text_tokens)
+
+  def fetch(self, number: int, place: int) -> dict:
+    """The training record at `place` of bucket `number`: the one door that records come through."""
+    return self._dataset.sources[number][int(self._indices[number][place])]
 
   def _text(self, record, drop, variant) -> np.ndarray:
     if drop < self._cfg.caption_drop:
@@ -173,24 +156,3 @@ def collate(records: Sequence[dict], texts: Sequence[np.ndarray], spec: record_l
     if array.shape[1:] != spec.shapes[name]:
       raise ValueError(f"records have {name} of shape {array.shape[1:]}, the data set's metadata says {spec.shapes[name]}.")
   return batch | dict(text=text, text_mask=mask)
-
-
-def _enough(cfg: DataConfig, dataset: Dataset, indices) -> tuple[int, ...]:
-  """The number of training records of each bucket, each enough for a batch."""
-  counts = tuple(len(found) for found in indices)
-  few = {buckets_lib.name(part.bucket): count for part, count in zip(dataset.meta.parts, counts) if count < cfg.batch_size}
-  if few:
-    listed = ", ".join(f"{name} has {count}" for name, count in few.items())
-    raise ValueError(f"data.batch_size is {cfg.batch_size}, but of the training clips {listed} (data.validation {cfg.validation} "
-                     "is held out); lower the batch size, encode more clips, or encode without these buckets.")
-  return counts
-
-
-def _rows(cfg: DataConfig, process_index: int, process_count: int) -> slice:
-  """The rows of the global batch that this process reads."""
-  assert 0 <= process_index < process_count
-  if cfg.batch_size % process_count:
-    raise ValueError(f"data.batch_size {cfg.batch_size} is not divisible among {process_count} processes; "
-                     f"use a multiple of {process_count}.")
-  size = cfg.batch_size // process_count
-  return slice(process_index * size, (process_index + 1) * size)

@@ -60,7 +60,8 @@ def prepare(cfg: Config, workdir: str) -> Job:
   share = dict(process_index=index, process_count=count)
   return Job(
       cfg, workdir, mesh, make_optimizer(cfg.optimizer, steps=cfg.train.steps),
-      batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, **share),
+      batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, patch=cfg.model.patch,
+                                              **share),
       held_out=pipeline.validation_batches(cfg.data, dataset, count=cfg.train.validation_batches, **share),
       previews=Previews(cfg, mesh) if cfg.sample.prompts else None,
   )
