@@ -52,6 +52,7 @@ HOMES = {
     "grain": ("motif_jax/data/*",),
     "array_record": ("motif_jax/data/*",),
     "tensorflow_datasets": ("motif_jax/data/*",),
+    "pyarrow": ("motif_jax/data/captions",),
     "av": ("motif_jax/data/videos",),
     "PIL": ("motif_jax/data/videos", "motif_jax/train/metrics"),
     "orbax": ("motif_jax/train/checkpoint",),

@@ -13,7 +13,7 @@ from PIL import Image
 from configs import base
 from motif_jax import config as config_lib
 from motif_jax.config import BucketConfig
-from motif_jax.data import buckets, dataset, encode, extract, pipeline, survey, videos
+from motif_jax.data import buckets, captions, dataset, encode, extract, pipeline, survey, videos
 from tests import small_data
 
 VIDEO, IMAGE = small_data.VIDEO, small_data.IMAGE
@@ -244,7 +244,7 @@ def mixed(folder, tmp_path_factory):
   (path / "notes.txt").write_text("no video, and none is expected")
   files = ["v0", "v1", "v2", *spoiled, "short", "small", "gone"]
   lines = [line(f"{name}.mp4") for name in files]
-  lines += ["{not json", "[1]", line("v0.mp4", long=None), line("v0.mp4", short=3), line("v0.mp4"), line("../v0.mp4"),
+  lines += ["{not json", "[1]", line("v0.mp4", long=None, short=None), line("v0.mp4", short=3), line("v0.mp4"), line("../v0.mp4"),
             line("v0.mp4", start=-1)]
   (path / "captions.jsonl").write_text("\n".join(lines))
   return path
@@ -342,7 +342,7 @@ def test_progress_counts_every_clip_once(mixed, tmp_path, monkeypatch):
     ("One. Two.", "One."), ("Is it? Yes.", "Is it?"), ("No end", "No end"), ("It costs 3.5 dollars. Cheap.", "It costs 3.5 dollars."),
 ])
 def test_the_truncated_caption_is_the_first_sentence(caption, expected):
-  assert survey.first_sentence(caption) == expected
+  assert captions.first_sentence(caption) == expected
 
 
 def launch(*flags):

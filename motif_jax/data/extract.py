@@ -11,8 +11,8 @@ import numpy as np
 from motif_jax.config import BucketConfig
 from motif_jax.data import record as record_lib
 from motif_jax.data import videos
+from motif_jax.data.captions import first_sentence
 from motif_jax.data.clip import Clip, Skip, read
-from motif_jax.data.survey import first_sentence
 
 # Standard deviations of the first frame's blur levels, as shares of the frame's shorter side.
 BLUR = (0.0, 1 / 64, 1 / 32, 1 / 16)
