@@ -40,6 +40,8 @@ def get_config() -> ConfigDict:
   c.encoders = ConfigDict(dict(  # frozen: "wan_vae", "t5gemma2", "vjepa2" or "dinov2", and "siglip" have published weights
       codec="block_dct", text="word_hash", teacher="gradients", image="none",
       weights=dict(codec="", text="", teacher="", image=""),  # the folders of those that have weights
+      teacher_grid="teacher",  # of features in a data set; "tokens": the model's where coarser, the same targets in fewer bytes
+      log_variance=False,  # whether a data set holds that of its latents, as much again as the latents; wan_vae has one
   ))
   c.data = ConfigDict(dict(
       path="", source="array_record",
@@ -49,6 +51,7 @@ def get_config() -> ConfigDict:
       weights=(),  # share of the steps, or planned steps, such as (("image", 1), ("33x*", 2)); (): all data equally often
       workers=4,
       caption_drop=0.1, captions=(0.5, 0.3, 0.2),  # (long, short, truncated)
+      sample_latents=False,  # draw them from mean and log-variance at each step, instead of the mean
       image_to_video=0.25,
       validation=0.02,
       text_tokens=512,

@@ -1,12 +1,16 @@
-"""Encodes a folder of captioned videos into a data set:
+"""Encodes captioned videos into a data set of latents and features:
 
   python -m launch.encode --source=FOLDER --output=DIR --config=configs/smoke.py [--buckets=33x144x256,1x144x256]
 
 FOLDER holds videos or images and captions.jsonl, a line per clip: {"file": "a.mp4", "long": "...", "short": "..."}, and
-optionally "start" in seconds. Encoders are the config's: --config.encoders.codec=NAME takes another. Interrupted? Run it again:
-it goes on where it stopped. What was skipped, and why, stands in DIR/report.json.
+optionally "start" in seconds. Encoders are the config's: --config.encoders.codec=NAME takes another. Stopped, or killed? Run it
+again: it goes on where it was. What was skipped, and why, stands in DIR/report.json; `launch.verify` checks the result.
+
+Batches are spread over all devices of the machine. For many machines, start --shard=0/8 to --shard=7/8 as jobs of their own on
+one shared folder; whichever writes the last shard finishes the data set. `launch.encode_ray` does the same on a Ray cluster.
 """
 
+import signal
 import sys
 
 import jax
@@ -15,11 +19,10 @@ from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import config as config_lib, mesh as meshes
-from motif_jax.config import MeshConfig
-from motif_jax.data import buckets as buckets_lib
-from motif_jax.data import videos
-from motif_jax.data.encode import encode
-from motif_jax.data.extract import Encoders
+from motif_jax.config import Config, MeshConfig
+from motif_jax.data import buckets as buckets_lib, encode, videos
+from motif_jax.data.extract import Devices, Encoders
+from motif_jax.data.progress import Clock
 from motif_jax.encoders import registry
 
 FLAGS = flags.FLAGS
@@ -29,24 +32,65 @@ flags.DEFINE_string("output", None, "Folder of the data set.")
 flags.DEFINE_string("buckets", "", "FRAMESxHEIGHTxWIDTH, comma-separated; each clip goes into the largest it fills. "
                     "Default: the config's sample.bucket.")
 flags.DEFINE_float("fps", videos.FPS, "Faster videos are thinned to this many frames a second.")
-flags.DEFINE_integer("batch_size", 16, "Clips encoded at once.", lower_bound=1)
-flags.DEFINE_integer("clips_per_shard", 256, "Clips per file; an interrupted run loses at most one file's work.", lower_bound=1)
-flags.DEFINE_integer("readers", 4, "Threads that decode videos.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 16, "Clips that a device encodes at once, at most.", lower_bound=1)
+flags.DEFINE_float("batch_pixels", 128, "Million pixels that a device encodes at once: in large buckets, fewer clips.",
+                   lower_bound=0)
+flags.DEFINE_integer("clips_per_shard", encode.CLIPS_PER_SHARD, "Clips per file, at most; fewer where they are large. A job that "
+                     "is stopped loses at most one file's work.", lower_bound=1)
+flags.DEFINE_integer("readers", 4, "Processes that decode videos.", lower_bound=1)
+flags.DEFINE_float("limit", 300, "Seconds that decoding a clip may take, twice; then it is skipped.", lower_bound=0)
+flags.DEFINE_string("shard", "0/1", "I/N: this is job I of N, from 0 on, which takes every Nth file.")
 
 
 def main(argv) -> None:
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Control-C
+  clock = Clock()
   try:
     arguments.check_no_others(argv)
+    job = job_of(FLAGS.shard)
     cfg = config_lib.from_config_dict(FLAGS.config)
-    buckets = buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
     mesh = meshes.make_mesh(cfg.mesh) if jax.device_count() > 1 else meshes.make_mesh(MeshConfig(1, 1, 1))
     with jax.set_mesh(mesh):
-      report = encode(FLAGS.source, FLAGS.output, buckets, Encoders(*registry.named(cfg.encoders, mesh=mesh)), jit=jax.jit,
-                      fps=FLAGS.fps, batch_size=FLAGS.batch_size, clips_per_shard=FLAGS.clips_per_shard, readers=FLAGS.readers)
+      report = encode.encode(
+          FLAGS.source, FLAGS.output, buckets_of(cfg), encoders_of(cfg, mesh=mesh), devices_of(mesh), fps=FLAGS.fps,
+          clips_per_shard=FLAGS.clips_per_shard, decoders=FLAGS.readers, limit=FLAGS.limit, job=job, clock=clock)
   except ValueError as e:
     sys.exit(f"error: {e}")
-  print(report.table())
-  print(f"data set: {FLAGS.output}")
+  except KeyboardInterrupt:
+    sys.exit("interrupted: finished files are kept; run the same command again to go on.")
+  print(clock.table(devices=mesh.devices.size))
+  if report:
+    print(report.table())
+    print(f"data set: {FLAGS.output}")
+
+
+def job_of(text: str) -> tuple[int, int]:
+  """(i, n) of "i/n"."""
+  index, _, count = text.partition("/")
+  if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    raise ValueError(f"--shard={text} is not I/N with I from 0 to N - 1, such as 0/8.")
+  return int(index), int(count)
+
+
+def buckets_of(cfg: Config) -> tuple:
+  """The buckets that the flags name."""
+  return buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
+
+
+def encoders_of(cfg: Config, **options) -> Encoders:
+  """The encoders of the config; `options` as of `registry.of_data`."""
+  return Encoders(*registry.of_data(cfg, **options), log_variance=cfg.encoders.log_variance)
+
+
+def devices_of(mesh) -> Devices:
+  """Batches spread over the devices of `mesh`, of as many clips as the flags say."""
+  count = meshes.degree(mesh, "batch")
+
+  def rows(bucket):
+    fitting = int(FLAGS.batch_pixels * 1e6 // buckets_lib.volume(bucket))
+    return count * max(1, min(FLAGS.batch_size, fitting))
+
+  return Devices(jax.jit, place=lambda x: jax.device_put(x, meshes.batch_sharding(mesh)), rows=rows)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ class EncodersConfig:
   teacher: str
   image: str  # of the picture that a video starts from; "none": the model sees its latent alone
   weights: EncoderWeights
+  teacher_grid: str  # of the features that a data set holds: "teacher" (its own) or "tokens" (the model's, where coarser)
+  log_variance: bool  # whether a data set holds that of its latents, beside their mean; for codecs that have one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +134,7 @@ class DataConfig:
   workers: int  # grain worker processes; 0: in the training process
   caption_drop: float
   captions: tuple[float, float, float]  # probabilities of the (long, short, truncated) caption
+  sample_latents: bool  # drawn anew at each step from their mean and log-variance; else the mean
   image_to_video: float  # share of video samples conditioned on their first frame
   validation: float  # share of records held out, chosen by digest of the key
   text_tokens: int  # static length that text features are padded or cut to

@@ -13,6 +13,7 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "attention", "block", "offload"),
     "model.attention": ("xla", "chunked", "cudnn", "tokamax"),
+    "encoders.teacher_grid": ("teacher", "tokens"),
     "route.policy": ("random", "strided"),
     "optimizer.kind": ("adamw", "muon"),
     "optimizer.decay": ("constant", "cosine", "linear"),
@@ -89,6 +90,8 @@ def _check_recipe(cfg) -> list[str]:
     wrong.append(f"alignment.tap is {alignment.tap}, expected 1 to {routable} (after that many dual and single blocks).")
   if alignment.weight > 0 and alignment.teacher != cfg.encoders.teacher:
     wrong.append(f"alignment.teacher is {alignment.teacher!r} but encoders.teacher is {cfg.encoders.teacher!r}; make them equal.")
+  if alignment.weight > 0 and alignment.teacher == "none":
+    wrong.append(f"alignment.weight is {alignment.weight}, but encoders.teacher is 'none'; name one, or set the weight to 0.")
   if min(cfg.data.captions) < 0 or not math.isclose(sum(cfg.data.captions), 1, abs_tol=1e-6):
     wrong.append(f"data.captions {cfg.data.captions} must be three probabilities that sum to 1.")
   if cfg.data.weights and (min(w for _, w in cfg.data.weights) < 0 or not any(w for _, w in cfg.data.weights)):

@@ -20,7 +20,8 @@ SPECS = {b: Spec(grid=((b.frames - 1) // 2 + 1, 6, 8), channels=5, text_dim=7, t
 def config(**changes) -> DataConfig:
   """A `DataConfig` for `write`'s data sets."""
   plain = DataConfig(path="", source="array_record", batch_size=4, batch_tokens=0, pattern=(), weights=(), workers=0,
-                     caption_drop=0.1, captions=(0.5, 0.3, 0.2), image_to_video=0.25, validation=0.0, text_tokens=6)
+                     caption_drop=0.1, captions=(0.5, 0.3, 0.2), sample_latents=False, image_to_video=0.25, validation=0.0,
+                     text_tokens=6)
   return dataclasses.replace(plain, **changes)
 
 
@@ -41,13 +42,13 @@ def write(path: Path, counts: dict[BucketConfig, int], *, per_shard: int = 5) ->
   parts = []
   for bucket, count in sorted(counts.items(), key=lambda item: item[0].frames):
     chunks = [range(i, min(i + per_shard, count)) for i in range(0, count, per_shard)]
-    keys = []
+    written = []
     for index, chunk in enumerate(chunks):
       file = dataset_lib.shard_path(path, bucket, index, len(chunks))
       file.parent.mkdir(parents=True, exist_ok=True)
-      keys.append(dataset_lib.write_shard(file, ((record(bucket, n), SPECS[bucket]) for n in chunk)))
+      written.append(dataset_lib.write_shard(file, (record(bucket, n) for n in chunk), SPECS[bucket]))
     parts.append(dataset_lib.Part(bucket, SPECS[bucket], count))
-    dataset_lib.write_part(path, parts[-1], keys)
+    dataset_lib.write_part(path, parts[-1], *zip(*written))
   encoders = Codec(), Text(), Teacher()
   dataset_lib.write_meta(path, dataset_lib.Meta(
       codec=dict(name=encoders[0].name, version="1", channels=5, strides=[2, 4, 4]),
@@ -99,6 +100,9 @@ class Teacher:
   name: str = "cells"
   version: str = "1"
   dim: int = 9
+
+  def grid(self, height, width):
+    return 2, 4
 
   def encode(self, video, times):
     batch, _, height, width, _ = video.shape

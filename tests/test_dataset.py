@@ -126,10 +126,10 @@ def test_a_failed_shard_leaves_nothing(tmp_path):
   file.parent.mkdir()
 
   def records():
-    yield small_data.record(VIDEO, 0), SPECS[VIDEO]
+    yield small_data.record(VIDEO, 0)
     raise KeyboardInterrupt
   with pytest.raises(KeyboardInterrupt):
-    dataset.write_shard(file, records())
+    dataset.write_shard(file, records(), SPECS[VIDEO])
   assert not list(file.parent.iterdir())
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from configs import base
 from motif_jax import config as config_lib
 from motif_jax.config import BucketConfig
-from motif_jax.data import buckets, captions, dataset, encode, extract, pipeline, survey, videos
+from motif_jax.data import buckets, captions, dataset, encode, extract, pipeline, progress, survey, videos
 from tests import small_data
 
 VIDEO, IMAGE = small_data.VIDEO, small_data.IMAGE
@@ -51,8 +51,10 @@ def folder(tmp_path_factory):
 
 
 def run(source, output, **options):
-  options = dict(jit=lambda f: f, batch_size=2, clips_per_shard=4, readers=2, say=lambda _: None) | options
-  return encode.encode(source, output, options.pop("buckets", BUCKETS), options.pop("encoders", ENCODERS), **options)
+  options = dict(clips_per_shard=4, say=lambda _: None) | options
+  rows = options.pop("rows", 2)
+  devices = extract.Devices(jit=options.pop("jit", lambda f: f), place=lambda x: x, rows=lambda _: rows)
+  return encode.encode(source, output, options.pop("buckets", BUCKETS), options.pop("encoders", ENCODERS), devices, **options)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_blur_keeps_flat_frames_and_spreads_a_dot_evenly():
 
 
 def test_the_batch_size_changes_no_record(folder, undisturbed, tmp_path):
-  run(folder, tmp_path / "set", batch_size=3)
+  run(folder, tmp_path / "set", rows=3)
   assert contents(tmp_path / "set") == contents(undisturbed)
 
 
@@ -331,7 +333,7 @@ def test_an_encoder_that_gives_no_finite_numbers_stops_the_run(folder, tmp_path)
 
 
 def test_progress_counts_every_clip_once(mixed, tmp_path, monkeypatch):
-  monkeypatch.setattr(encode, "_SAY_EVERY", 0.0)
+  monkeypatch.setattr(progress, "SAY_EVERY", 0.0)
   said = []
   run(mixed, tmp_path / "set", buckets=(VIDEO,), clips_per_shard=3, say=said.append)
   done = [int(text.split()[0]) for text in said]

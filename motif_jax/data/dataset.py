@@ -4,15 +4,21 @@
   PATH/report.json                  what encoding skipped, and why
   PATH/9x32x32/dataset_info.json    of tfds: read by `tfds.builder_from_directory(PATH/9x32x32).as_data_source("clips")`
   PATH/9x32x32/digests.npy          uint64 (N,), `record.digest` of each key, in record order: decides train or validation
+  PATH/9x32x32/checksums.npy        uint32 (N,), CRC-32 of each record's bytes: what `launch.verify` checks
   PATH/9x32x32/motif-clips.array_record-00000-of-00004
 
 A source is anything picklable with `__len__`, `__getitem__(i) -> record` and `digests`; `SOURCES` at the bottom.
 TensorFlow is never imported: tfds writes and reads all of this without.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
+import tempfile
+import zlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -22,13 +28,15 @@ from array_record.python import array_record_module
 from motif_jax.config import BucketConfig, Config
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import record as record_lib
-from motif_jax.data.videos import replacing
+from motif_jax.data.progress import Clock
+from motif_jax.data.videos import PARTIAL, replacing
 
 FORMAT = 1  # of the folder; raised when a change makes older data sets unreadable
 SPLIT = "clips"
 _NAME = "motif"
 # One record per group: the only layout in which reading one record costs one record.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
+_WAITING = 32  # records that may wait to be written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +54,11 @@ class Meta:
 
   codec: dict  # name, version, channels, strides
   text: dict  # name, version, dim
-  teacher: dict  # name, version, dim
+  teacher: dict | None  # name, version, dim, where records hold a teacher's features
   text_empty: np.ndarray  # (1, dim) float16: the encoding of "", which stands for a dropped caption
   parts: tuple[Part, ...]  # sorted by bucket name
   fingerprint: str  # of the source files, captions, buckets and encoders
+  image: dict | None = None  # name, version, dim, where records hold image tokens
 
   def to_json(self) -> str:
     content = dataclasses.asdict(self) | dict(format=FORMAT, text_empty=self.text_empty.tolist())
@@ -98,26 +107,35 @@ def unfinished(path) -> pathlib.Path:
 
 
 def check_encoders(meta: Meta, cfg: Config, *, encoders: Sequence = ()) -> None:
-  """Raises a ValueError unless `cfg` trains on what made this data set.  `encoders`, where at hand: the (codec, text, teacher)
-  of the program, whose versions are compared too; None for one whose weights are not at hand."""
+  """Raises a ValueError unless `cfg` trains on what made this data set.  `encoders`, where at hand: the (codec, text, teacher,
+  image) of the program, whose versions are compared too; None for one whose weights are not at hand."""
   aligned = cfg.alignment.weight > 0
+  teacher, image = meta.teacher or dict(name="none", dim=0), meta.image or dict(name="none", dim=0)
   expected = [  # what, the data set's, the config's, and the key to change
       ("codec", meta.codec["name"], cfg.encoders.codec, "encoders.codec"),
       ("text encoder", meta.text["name"], cfg.encoders.text, "encoders.text"),
-      ("teacher", meta.teacher["name"], cfg.encoders.teacher, "encoders.teacher"),
+      ("teacher", teacher["name"], cfg.encoders.teacher if aligned else None, "encoders.teacher"),
       ("latent channels", meta.codec["channels"], cfg.model.latent_channels, "model.latent_channels"),
       ("text features", meta.text["dim"], cfg.model.text_dim, "model.text_dim"),
-      ("teacher features", meta.teacher["dim"], cfg.alignment.teacher_dim if aligned else None, "alignment.teacher_dim"),
+      ("teacher features", teacher["dim"], cfg.alignment.teacher_dim if aligned else None, "alignment.teacher_dim"),
+      ("log-variance of latents", all(part.spec.log_variance for part in meta.parts), cfg.data.sample_latents or None,
+       "data.sample_latents"),
   ]
-  for made, encoder in zip((meta.codec, meta.text, meta.teacher), encoders):
-    same_name = encoder is not None and made["name"] == encoder.name
-    expected.append((f"version of {made['name']}", made["version"], encoder.version if same_name else None,
-                     "the encoder, or encoders.weights"))
+  read = [meta.codec, meta.text, aligned and teacher, image]
+  for made, encoder in zip(read, encoders):
+    if made and encoder is not None and made["name"] == encoder.name and not same_version(made["version"], encoder.version):
+      expected.append((f"version of {made['name']}", made["version"], encoder.version, "the encoder, or encoders.weights"))
   wrong = [f"{what}: the data set has {given!r}, the config {want!r} ({key})"
            for what, given, want, key in expected if want is not None and given != want]
   if wrong:
     raise ValueError("the data set does not fit the config:\n" + "\n".join(f"  - {w}" for w in wrong) +
                      "\nChange the config to what the data set was made with, or encode again with what the config names.")
+
+
+def same_version(recorded: str, ours: str) -> bool:
+  """Whether an encoder of version `ours` makes what one of version `recorded` made: what came to say more of weights was appended
+  with "-", so an older data set's version is the beginning of today's."""
+  return ours == recorded or ours.startswith(f"{recorded}-")
 
 
 def shard_path(path, bucket: BucketConfig, index: int, count: int) -> pathlib.Path:
@@ -126,30 +144,45 @@ def shard_path(path, bucket: BucketConfig, index: int, count: int) -> pathlib.Pa
 
 
 def shard_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """All shards in the folder of a bucket, those half written too."""
-  return [file for file in folder.iterdir() if ".array_record-" in file.name]
+  """All shards in the folder of a bucket, of whichever plan; not those half written, which another job may be at."""
+  return [file for file in folder.iterdir() if ".array_record-" in file.name and not file.name.endswith(PARTIAL)]
 
 
-def write_shard(path: pathlib.Path, records: Iterable[tuple[dict, record_lib.Spec]]) -> list[str]:
-  """The keys written, in order.  The shard appears whole or not at all; it may be empty."""
-  keys = []
-  with replacing(path) as temporary:
+def write_shard(path: pathlib.Path, records: Iterable[dict], spec: record_lib.Spec, *,
+                clock: Clock | None = None) -> tuple[list[str], list[int]]:
+  """The keys and checksums of what was written, in order.  The shard appears whole or not at all; it may be empty.
+
+  Records are packed and compressed in a thread, while the next are made.
+  """
+  clock, keys, checksums, waiting = clock or Clock(), [], [], collections.deque()
+
+  def write(record):
+    with clock.phase("write", 1):
+      content = record_lib.to_bytes(record, spec)
+      writer.write(content)
+    return zlib.crc32(content)
+
+  with replacing(path) as temporary, concurrent.futures.ThreadPoolExecutor(1) as pool:
     writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
     try:
-      for record, spec in records:
-        writer.write(record_lib.to_bytes(record, spec))
+      for record in records:
         keys.append(record["key"])
+        waiting.append(pool.submit(write, record))
+        if len(waiting) > _WAITING:
+          checksums.append(waiting.popleft().result())
+      checksums += [future.result() for future in waiting]
     finally:
+      pool.shutdown(cancel_futures=True)
       writer.close()
-  return keys
+  return keys, checksums
 
 
-def write_part(path, part: Part, shards: Sequence[Sequence[str]]) -> None:
-  """Writes what reads the shards of one bucket: digests and tfds metadata.  `shards`: the keys of each."""
+def write_part(path, part: Part, keys: Sequence[Sequence[str]], checksums: Sequence[Sequence[int]]) -> None:
+  """Writes what reads the shards of one bucket: digests, checksums and tfds metadata.  One entry per shard."""
   folder = pathlib.Path(path) / buckets_lib.name(part.bucket)
-  digests = np.array([record_lib.digest(key) for keys in shards for key in keys], np.uint64)
-  with replacing(folder / "digests.npy") as temporary, open(temporary, "wb") as file:
-    np.save(file, digests)
+  digests = [record_lib.digest(key) for shard in keys for key in shard]
+  write_array(folder / "digests.npy", np.array(digests, np.uint64))
+  write_array(folder / "checksums.npy", np.array([checksum for shard in checksums for checksum in shard], np.uint32))
   info = tfds.core.DatasetInfo(
       builder=tfds.core.dataset_info.DatasetIdentity(
           name=_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name="",
@@ -159,16 +192,25 @@ def write_part(path, part: Part, shards: Sequence[Sequence[str]]) -> None:
   )
   info.set_file_format("array_record")
   template = tfds.core.ShardedFileTemplate(dataset_name=_NAME, data_dir=folder, filetype_suffix="array_record", split=SPLIT)
-  size = sum(shard_path(path, part.bucket, i, len(shards)).stat().st_size for i in range(len(shards)))
-  split = tfds.core.splits.SplitInfo(name=SPLIT, shard_lengths=[len(keys) for keys in shards], num_bytes=size,
+  size = sum(shard_path(path, part.bucket, i, len(keys)).stat().st_size for i in range(len(keys)))
+  split = tfds.core.splits.SplitInfo(name=SPLIT, shard_lengths=[len(shard) for shard in keys], num_bytes=size,
                                      filename_template=template)
   info.set_splits(tfds.core.splits.SplitDict([split]))
-  info.write_to_directory(folder)
+  with tempfile.TemporaryDirectory(dir=folder, suffix=PARTIAL) as scratch:  # tfds writes in place
+    info.write_to_directory(scratch)
+    for file in pathlib.Path(scratch).iterdir():
+      os.replace(file, folder / file.name)
 
 
 def write_meta(path, meta: Meta) -> None:
   """Writes dataset.json, which makes the data set whole: call it last."""
   write_text(pathlib.Path(path) / "dataset.json", meta.to_json())
+
+
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+  """Writes a .npy file that appears whole or not at all."""
+  with replacing(path) as temporary, open(temporary, "wb") as file:
+    np.save(file, array)
 
 
 def write_text(path: pathlib.Path, content: str) -> None:

@@ -1,31 +1,32 @@
-"""Bulk encoding: a folder of captioned videos becomes a data set of latents and features.
+"""Bulk encoding: captioned videos become a data set of latents and features, by one job or by many at once.
 
-The encoders and the compiler come in as arguments: this file knows none of them, and no device.  Clips are cut into shards by
-sorted key before any is decoded, and a rerun keeps finished shards, so that an interrupted data set, gone on with, equals an
-undisturbed one.  While work goes on, OUTPUT/unfinished/ holds a note for each finished shard; dataset.json is written last.
+The encoders and the compiler come in as arguments: this file knows none of them, and no device.  `plan` says what is to be done,
+a `shards.Stage` does it shard by shard, in any order and anywhere, and `finish` makes a data set of the shards; dataset.json is
+written last.  A rerun keeps finished shards, so that an interrupted data set, gone on with, equals an undisturbed one.
 """
 
 import collections
 import contextlib
 import dataclasses
-import datetime
-import hashlib
 import json
 import pathlib
 import shutil
-import time
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from motif_jax.config import BucketConfig
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import dataset as dataset_lib
-from motif_jax.data import record as record_lib
 from motif_jax.data import videos
-from motif_jax.data.clip import Clip, Skip
-from motif_jax.data.extract import Encoders, Extractor, Reader, spec_of
+from motif_jax.data.clip import Skip
+from motif_jax.data.extract import Devices, Encoders
+from motif_jax.data.progress import Clock, Progress
+from motif_jax.data.shards import Note, Shard, Stage, cut, empty_file, fingerprint
 from motif_jax.data.survey import survey
 
-_SAY_EVERY = 5.0  # seconds
+CLIPS_PER_SHARD = 256
+SHARD_BYTES = 1 << 29  # about: an interrupted job does a shard's work again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,120 +46,141 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
-  """A run of clips of one bucket that is written, or not, as a whole."""
+class Plan:
+  """What a source becomes in an output folder."""
 
-  bucket: BucketConfig
-  index: int
-  count: int
-  clips: tuple[Clip, ...]
+  source: str
+  output: pathlib.Path
+  shards: tuple[Shard, ...]
+  skipped: tuple[Skip, ...]  # before anything is decoded
+  fingerprint: str  # of the data set
 
-  def file(self, output) -> pathlib.Path:
-    return dataset_lib.shard_path(output, self.bucket, self.index, self.count)
+  @property
+  def clips(self) -> int:
+    return sum(len(shard.clips) for shard in self.shards)
 
-  def note(self, output) -> pathlib.Path:
-    return dataset_lib.unfinished(output) / f"{buckets_lib.name(self.bucket)}-{self.index:05d}.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Note:
-  """What is known of a finished shard."""
-
-  fingerprint: str
-  keys: tuple[str, ...]
-  skipped: tuple[Skip, ...]
-  spec: record_lib.Spec | None  # None: every clip of the shard was skipped
-
-  @classmethod
-  def from_json(cls, content: str) -> "Note":
-    c = json.loads(content)
-    return cls(c["fingerprint"], tuple(c["keys"]), tuple(Skip(**skip) for skip in c["skipped"]),
-               c["spec"] and record_lib.Spec.from_dict(c["spec"]))
+  def whole(self) -> Report | None:
+    """The report of the data set if it is there; ValueError if another one is."""
+    if not (self.output / "dataset.json").exists():
+      return None
+    meta = dataset_lib.Meta.from_json((self.output / "dataset.json").read_text())
+    if meta.fingerprint != self.fingerprint:
+      raise ValueError(f"{self.output} holds a whole data set already, made from other videos, captions, buckets or encoders "
+                       f"(its codec: {meta.codec['name']}); choose another output folder, or delete this one.")
+    shutil.rmtree(dataset_lib.unfinished(self.output), ignore_errors=True)
+    content = json.loads((self.output / "report.json").read_text())
+    return Report(content["records"], tuple(Skip(**skip) for skip in content["skipped"]))
 
 
-def encode(source, output, buckets: Sequence[BucketConfig], encoders: Encoders, *, jit: Callable, fps: float = videos.FPS,
-           batch_size: int = 16, clips_per_shard: int = 256, readers: int = 4, say: Callable[[str], None] = print) -> Report:
-  """The `Report` of making a data set in `output` of the captioned videos in `source`.
+def encode(source, output, buckets: Sequence[BucketConfig], encoders: Encoders, devices: Devices, *, fps: float = videos.FPS,
+           clips_per_shard: int = CLIPS_PER_SHARD, decoders: int = 0, limit: float = 300.0, job: tuple[int, int] = (0, 1),
+           clock: Clock | None = None, say: Callable[[str], None] = print) -> Report | None:
+  """The `Report` of making a data set in `output` of the captioned videos in `source`; None where other jobs have work left.
 
-  `jit` compiles an encoder (`jax.jit`); batches of a bucket have `batch_size` rows; `readers` threads decode ahead.
+  `job` (i, n): this is job i of n, which takes every nth shard; the one that finds all shards there finishes the data set.
+  `devices`, `decoders`, `limit` as of `shards.Stage`; `clock` is told where the time went.
   Raises a ValueError, and leaves nothing that looks whole, where no clip can be used or `output` holds another data set.
   """
+  clock = Clock() if clock is None else clock
+  todo = plan(source, output, buckets, encoders, fps=fps, clips_per_shard=clips_per_shard, readers=max(1, decoders), clock=clock)
+  if report := todo.whole():
+    say(f"{output} is whole and matches: nothing to do.")
+    return report
+  prepare(todo, alone=job[1] == 1)
+  mine = todo.shards[job[0]::job[1]]
+  missing = [shard for shard in mine if Note.of(shard, todo.output) is None]
+  progress = Progress(sum(len(shard.clips) for shard in mine), say)
+  progress.kept(sum(len(shard.clips) for shard in mine if shard not in missing))
+  if missing:
+    with Stage(source, output, encoders, devices, decoders=decoders, limit=limit) as stage:
+      try:
+        for shard, after in zip(missing, [*missing[1:], None]):
+          if Note.of(shard, todo.output) is None:  # another job may have been given the same
+            stage.write(shard, after=after, made=progress.made)
+      finally:
+        clock.merge(stage.clock)
+  return finish(todo, encoders, say=say)
+
+
+def plan(source, output, buckets: Sequence[BucketConfig], encoders: Encoders, *, fps: float, clips_per_shard: int, readers: int,
+         clock: Clock) -> Plan:
+  """The `Plan` of a source, the same in every job."""
   for bucket in buckets:
-    encoders.codec.grid(bucket.frames, bucket.height, bucket.width)  # its error names the sizes that the codec takes
-  output = pathlib.Path(output)
-  found = survey(source, buckets, fps=fps, readers=readers)
-  made_by = encoders.describe()
-  fingerprint = _fingerprint([made_by, fps, [(buckets_lib.name(b), clips) for b, clips in found.clips.items()]])
-  if (output / "dataset.json").exists():
-    return _whole(output, fingerprint, say)
-  shards = [Shard(bucket, index, -(-len(clips) // clips_per_shard), clips[start:start + clips_per_shard])
-            for bucket, clips in found.clips.items() for index, start in enumerate(range(0, len(clips), clips_per_shard))]
+    encoders.spec(bucket)  # its error names the sizes that the codec takes
+  with clock.phase("probe"):
+    found = survey(source, buckets, fps=fps, readers=readers)
+  shards = cut(found.clips, encoders, fps=fps, clips_per_shard=clips_per_shard, shard_bytes=SHARD_BYTES)
+  clock.add("probe", 0, sum(len(clips) for clips in found.clips.values()))
   if not shards:
     raise ValueError(f"no clip in {source} can be used:\n{Report({}, found.skipped).table()}")
+  made_from = [encoders.describe(), fps, sorted({buckets_lib.name(shard.bucket): shard.spec for shard in shards}.items()),
+               [(buckets_lib.name(bucket), clips) for bucket, clips in found.clips.items()]]
+  return Plan(str(source), pathlib.Path(output), tuple(shards), found.skipped, fingerprint(made_from))
 
-  fingerprints = [_fingerprint([made_by, fps, buckets_lib.name(s.bucket), s.clips]) for s in shards]
-  _prepare(output, shards, fingerprints)
-  progress = Progress(sum(len(s.clips) for s in shards), say)
-  extractor = Extractor(encoders, jit=jit)
-  notes = []
-  with contextlib.closing(Reader(source, threads=readers, ahead=2 * batch_size)) as reader:
-    for shard, expected in zip(shards, fingerprints):
-      if shard.note(output).exists():
-        notes.append(Note.from_json(shard.note(output).read_text()))
-        progress.kept(len(shard.clips))
-      else:
-        notes.append(_write(shard, output, expected, reader, extractor, batch_size, progress))
-  report = Report(_counts(shards, notes), found.skipped + tuple(skip for note in notes for skip in note.skipped))
+
+def prepare(plan: Plan, *, alone: bool) -> None:
+  """Makes the folders, and removes what an interrupted run left that is not part of this plan; ValueError unless this job is
+  `alone` or the others have the same plan."""
+  folder = dataset_lib.unfinished(plan.output)
+  folder.mkdir(parents=True, exist_ok=True)
+  mark = fingerprint([plan.fingerprint, [shard.fingerprint for shard in plan.shards]])
+  before = (folder / "plan").read_text() if (folder / "plan").exists() else mark
+  if before != mark and not alone:
+    raise ValueError(f"other jobs have begun {plan.output} with another plan: other videos, captions, buckets, encoders or "
+                     f"clips_per_shard. If none of them is at work, delete {folder / 'plan'}; finished shards that fit are kept.")
+  dataset_lib.write_text(folder / "plan", mark)
+  notes = {shard.note(plan.output) for shard in plan.shards if Note.of(shard, plan.output)}
+  files = {shard.file(plan.output) for shard in plan.shards}
+  for bucket in {file.parent for file in files}:
+    bucket.mkdir(exist_ok=True)
+    for stray in [f for f in dataset_lib.shard_files(bucket) if f not in files]:
+      stray.unlink(missing_ok=True)
+  for stray in [note for note in folder.glob("*.json") if note not in notes]:
+    stray.unlink(missing_ok=True)
+
+
+def finish(plan: Plan, encoders: Encoders, *, say: Callable[[str], None] = print) -> Report | None:
+  """The `Report` of the data set, now whole; None where shards are missing.  Needs names and sizes of the encoders alone.
+
+  Two jobs may come here at once: they write the same files, each as a whole.
+  """
+  notes = [Note.of(shard, plan.output) for shard in plan.shards]
+  if None in notes:
+    if report := plan.whole():
+      return report
+    say(f"{len(notes) - notes.count(None)} of {len(notes)} shards are there; the job that writes the last one finishes the data "
+        "set, and so does a run without --shard.")
+    return None
+  report = Report(_counts(plan.shards, notes), plan.skipped + tuple(skip for note in notes for skip in note.skipped))
   if not report.records:
-    _clear(output, shards)
-    raise ValueError(f"no clip in {source} can be used:\n{report.table()}")
-  _finish(output, shards, notes, report, encoders, fingerprint)
+    _clear(plan)
+    raise ValueError(f"no clip in {plan.source} can be used:\n{report.table()}")
+  try:
+    _finish(plan, notes, report, encoders)
+  except FileNotFoundError:  # another job has finished meanwhile, and cleared up
+    if not plan.whole():
+      raise
   return report
 
 
-def _whole(output, fingerprint, say) -> Report:
-  """The report of a data set that is there already."""
-  meta = dataset_lib.Meta.from_json((output / "dataset.json").read_text())
-  if meta.fingerprint != fingerprint:
-    raise ValueError(f"{output} holds a whole data set already, made from other videos, captions, buckets or encoders "
-                     f"(its codec: {meta.codec['name']}); choose another output folder, or delete this one.")
+def _finish(plan, notes, report, encoders) -> None:
+  """Writes all that makes the shards a data set; dataset.json last."""
+  parts, output = [], plan.output
+  for bucket in dict.fromkeys(shard.bucket for shard in plan.shards):
+    own = [(shard, note) for shard, note in zip(plan.shards, notes) if shard.bucket == bucket]
+    folder = output / buckets_lib.name(bucket)
+    if not any(note.keys for _, note in own):
+      shutil.rmtree(folder, ignore_errors=True)
+      continue
+    _remove_partials(folder)
+    parts.append(dataset_lib.Part(bucket, own[0][0].spec, sum(len(note.keys) for _, note in own)))
+    dataset_lib.write_part(output, parts[-1], [note.keys for _, note in own], [note.checksums for _, note in own])
+  _remove_partials(output)
+  text_empty = np.load(empty_file(output, encoders))
+  dataset_lib.write_text(output / "report.json", json.dumps(dataclasses.asdict(report), indent=1))
+  dataset_lib.write_meta(output, dataset_lib.Meta(**encoders.describe(), text_empty=text_empty, parts=tuple(parts),
+                                                  fingerprint=plan.fingerprint))
   shutil.rmtree(dataset_lib.unfinished(output), ignore_errors=True)
-  say(f"{output} is whole and matches: nothing to do.")
-  content = json.loads((output / "report.json").read_text())
-  return Report(content["records"], tuple(Skip(**skip) for skip in content["skipped"]))
-
-
-def _prepare(output, shards, fingerprints) -> None:
-  """Makes the folders, and removes what an interrupted run left that is not part of this one."""
-  dataset_lib.unfinished(output).mkdir(parents=True, exist_ok=True)
-  wanted = {shard.note(output): (shard, expected) for shard, expected in zip(shards, fingerprints)}
-  for note in dataset_lib.unfinished(output).glob("*.json"):
-    shard, expected = wanted.get(note, (None, None))
-    if not shard or not shard.file(output).exists() or Note.from_json(note.read_text()).fingerprint != expected:
-      note.unlink()
-  files = {shard.file(output) for shard in shards}
-  for folder in {file.parent for file in files}:
-    folder.mkdir(exist_ok=True)
-    for stray in [f for f in dataset_lib.shard_files(folder) if f not in files]:
-      stray.unlink()
-
-
-def _write(shard, output, fingerprint, reader, extractor, batch_size, progress) -> Note:
-  """Encodes and writes a shard, then its note."""
-  skipped, specs = [], []
-
-  def records():
-    for clips, frames in reader.batches(shard.clips, shard.bucket, rows=batch_size, skipped=skipped):
-      made = extractor.records(clips, frames, rows=batch_size)
-      specs.append(spec_of(made[0]))
-      yield from ((record, specs[0]) for record in made)
-      progress.made(len(clips))
-
-  keys = dataset_lib.write_shard(shard.file(output), records())
-  progress.made(len(skipped))
-  note = Note(fingerprint, tuple(keys), tuple(skipped), specs[0] if specs else None)
-  dataset_lib.write_text(shard.note(output), json.dumps(dataclasses.asdict(note)))
-  return note
 
 
 def _counts(shards, notes) -> dict[str, int]:
@@ -169,55 +191,15 @@ def _counts(shards, notes) -> dict[str, int]:
   return {name: count for name, count in sorted(counts.items()) if count}
 
 
-def _finish(output, shards, notes, report, encoders, fingerprint) -> None:
-  """Writes all that makes the shards a data set; dataset.json last."""
-  parts = []
-  for bucket in dict.fromkeys(shard.bucket for shard in shards):
-    own = [note for shard, note in zip(shards, notes) if shard.bucket == bucket]
-    spec = next((note.spec for note in own if note.spec), None)
-    if spec is None:
-      shutil.rmtree(output / buckets_lib.name(bucket))
-      continue
-    parts.append(dataset_lib.Part(bucket, spec, sum(len(note.keys) for note in own)))
-    dataset_lib.write_part(output, parts[-1], [note.keys for note in own])
-  dataset_lib.write_text(output / "report.json", json.dumps(dataclasses.asdict(report), indent=1))
-  dataset_lib.write_meta(output, dataset_lib.Meta(**encoders.describe(), text_empty=encoders.text_empty(), parts=tuple(parts),
-                                                  fingerprint=fingerprint))
-  shutil.rmtree(dataset_lib.unfinished(output))
+def _remove_partials(folder) -> None:
+  """Removes what killed jobs left half written."""
+  for path in folder.glob(f"*{videos.PARTIAL}"):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _clear(output, shards) -> None:
+def _clear(plan) -> None:
   """Removes what this run made, and the folder if nothing else is in it."""
-  for folder in [dataset_lib.unfinished(output), *{shard.file(output).parent for shard in shards}]:
-    shutil.rmtree(folder)
+  for folder in [dataset_lib.unfinished(plan.output), *{shard.file(plan.output).parent for shard in plan.shards}]:
+    shutil.rmtree(folder, ignore_errors=True)
   with contextlib.suppress(OSError):
-    output.rmdir()
-
-
-def _fingerprint(content) -> str:
-  plain = json.dumps(content, default=dataclasses.asdict, sort_keys=True)
-  return hashlib.sha256(f"{dataset_lib.FORMAT} {plain}".encode()).hexdigest()[:32]
-
-
-class Progress:
-  """Says now and then how far encoding is, and how long it will still take."""
-
-  def __init__(self, total: int, say: Callable[[str], None]):
-    self._total, self._say = total, say
-    self._kept = self._made = 0
-    self._began = self._said = time.monotonic()
-
-  def kept(self, clips: int) -> None:
-    """Counts clips of a shard that an earlier run finished: they cost no time."""
-    self._kept += clips
-
-  def made(self, clips: int) -> None:
-    """Counts clips done in this run."""
-    self._made += clips
-    now, done = time.monotonic(), self._kept + self._made
-    if clips and (now - self._said > _SAY_EVERY or done == self._total):
-      self._said = now
-      rate = self._made / max(now - self._began, 1e-6)
-      left = datetime.timedelta(seconds=round((self._total - done) / rate))
-      self._say(f"{done} of {self._total} clips ({done / self._total:.0%}; {self._kept} from before), {rate:.1f} a second, "
-                f"{left} left")
+    plan.output.rmdir()

@@ -1,121 +1,108 @@
-"""From files to records: clips decoded ahead in threads, and what the frozen encoders make of their frames and captions."""
+"""From decoded clips to records: what the frozen encoders make of frames and captions, and the sizes of it."""
 
-import collections
-import concurrent.futures
-import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from motif_jax.config import BucketConfig
 from motif_jax.data import record as record_lib
-from motif_jax.data import videos
 from motif_jax.data.captions import first_sentence
-from motif_jax.data.clip import Clip, Skip, read
+from motif_jax.data.clip import Clip
+from motif_jax.data.progress import Clock
 
 # Standard deviations of the first frame's blur levels, as shares of the frame's shorter side.
 BLUR = (0.0, 1 / 64, 1 / 32, 1 / 16)
 
 
 class Encoders(NamedTuple):
-  """The frozen encoders; `encoders/registry.py` says what each offers."""
+  """The frozen encoders, as `encoders/registry.py` says; what is None is not stored."""
 
   codec: Any
   text: Any
-  teacher: Any
+  teacher: Any = None
+  image: Any = None
+  log_variance: bool = False  # of the latents too, where the codec knows it
 
-  def describe(self) -> dict[str, dict]:
+  def describe(self) -> dict[str, dict | None]:
     """Name, version and sizes of each, as `dataset.Meta` keeps them."""
+    named = lambda encoder, **sizes: encoder and dict(name=encoder.name, version=encoder.version, **sizes)
     return dict(
-        codec=dict(name=self.codec.name, version=self.codec.version, channels=self.codec.channels,
-                   strides=list(self.codec.strides)),
-        text=dict(name=self.text.name, version=self.text.version, dim=self.text.dim),
-        teacher=dict(name=self.teacher.name, version=self.teacher.version, dim=self.teacher.dim),
+        codec=named(self.codec, channels=self.codec.channels, strides=list(self.codec.strides)),
+        text=named(self.text, dim=self.text.dim),
+        teacher=named(self.teacher, dim=self.teacher and self.teacher.dim),
+        image=named(self.image, dim=self.image and self.image.dim),
     )
 
+  def spec(self, bucket: BucketConfig) -> record_lib.Spec:
+    """The sizes of the records of a bucket; ValueError where the codec does not take it."""
+    if self.log_variance and not hasattr(self.codec, "posterior"):
+      raise ValueError(f"encoders.log_variance is on, but codec {self.codec.name} is not a random one and has none; set it to "
+                       "False.")
+    return record_lib.Spec(
+        grid=self.codec.grid(bucket.frames, bucket.height, bucket.width), channels=self.codec.channels, text_dim=self.text.dim,
+        teacher_grid=self.teacher.grid(bucket.height, bucket.width) if self.teacher else (0, 0),
+        teacher_dim=self.teacher.dim if self.teacher else 0,
+        image=(self.image.tokens, self.image.dim) if self.image else (0, 0), log_variance=self.log_variance)
+
   def text_empty(self) -> np.ndarray:
-    """(1, dim) float16: the encoding of "", which stands for a dropped caption."""
+    """(T, dim) float16: the encoding of "", which stands for a dropped caption."""
     return _half(self.text.encode([""])[0])
 
 
-class Reader:
-  """Decodes clips in `threads`, at most `ahead` clips ahead of who takes them."""
+class Devices(NamedTuple):
+  """How the devices are used, by somebody who knows them."""
 
-  def __init__(self, folder, *, threads: int, ahead: int):
-    self._folder, self._ahead = pathlib.Path(folder), ahead
-    self._pool = concurrent.futures.ThreadPoolExecutor(threads)
-
-  def batches(self, clips: Sequence[Clip], bucket: BucketConfig, *, rows: int,
-              skipped: list[Skip]) -> Iterator[tuple[list[Clip], list[np.ndarray]]]:
-    """Up to `rows` clips at a time with their frames, uint8 (F, H, W, 3), in order; clips that fail are appended to `skipped`."""
-    taken, frames = [], []
-    for clip, decoded in self._decoded(clips, bucket):
-      if isinstance(decoded, videos.UnreadableVideo):
-        skipped.append(Skip(clip.key, decoded.kind, str(decoded)))
-        continue
-      taken.append(clip)
-      frames.append(decoded)
-      if len(taken) == rows:
-        yield taken, frames
-        taken, frames = [], []
-    if taken:
-      yield taken, frames
-
-  def close(self) -> None:
-    """Ends the threads; what waits is not decoded any more."""
-    self._pool.shutdown(cancel_futures=True)
-
-  def _decoded(self, clips, bucket):
-    waiting = collections.deque()
-    for clip in clips:
-      waiting.append((clip, self._pool.submit(self._decode, clip, bucket)))
-      if len(waiting) > self._ahead:
-        first, future = waiting.popleft()
-        yield first, future.result()
-    for first, future in waiting:
-      yield first, future.result()
-
-  def _decode(self, clip, bucket):
-    try:
-      return read(self._folder, clip, bucket)
-    except videos.UnreadableVideo as e:
-      return e
+  jit: Callable  # compiles a function
+  place: Callable  # array (B, ...) -> the same on the devices, rows spread over them
+  rows: Callable[[BucketConfig], int]  # clips of a bucket that are encoded at once
 
 
 class Extractor:
   """Clips and their frames -> records, by compiled encoders: one program for each bucket and batch size."""
 
-  def __init__(self, encoders: Encoders, *, jit: Callable):
-    self._codec, self._text, self._teacher = encoders
-    times_of = self._codec.latent_times
+  def __init__(self, encoders: Encoders, devices: Devices, *, clock: Clock):
+    self._encoders, self._place, self._clock, jit = encoders, devices.place, clock, devices.jit
+    times_of = encoders.codec.latent_times
     # Encoders are arguments: what a compiled function closes over becomes a constant of it, weights too.
     self._latents = jit(lambda codec, pixels: codec.encode(signed(pixels)))
+    self._posterior = jit(lambda codec, pixels: codec.posterior(signed(pixels)))
     self._stills = jit(lambda codec, stills: codec.encode(stills))
     self._features = jit(lambda teacher, pixels: teacher.encode(signed(pixels), times_of(pixels.shape[1])))
+    self._tokens = jit(lambda image, pixels: image.encode(signed(pixels)))
 
   def records(self, clips: Sequence[Clip], frames: Sequence[np.ndarray], *, rows: int) -> list[dict]:
     """The records of `clips` with `frames`, each uint8 (F, H, W, 3).  `rows`: the static batch; fewer clips are filled up."""
     pixels = np.stack([*frames, *[frames[-1]] * (rows - len(frames))])  # (B, F, H, W, 3)
-    latents, teacher = _half(self._latents(self._codec, pixels)), _half(self._features(self._teacher, pixels))
-    stills = blurred(signed(pixels[:, 0]))  # (B, 4, H, W, 3)
-    first = _half(self._stills(self._codec, stills.reshape(-1, 1, *stills.shape[2:])))  # (B * 4, 1, H', W', C): of one frame
-    first = first.reshape(rows, record_lib.LEVELS, *first.shape[2:])
+    arrays = self._pixels(pixels, len(clips))
     captions = [caption for c in clips for caption in (c.long, c.short, first_sentence(c.long))]
-    texts = iter([_half(text) for text in self._text.encode(captions)])
+    with self._clock.phase("text", len(clips)):
+      texts = iter([_half(text) for text in self._encoders.text.encode(captions)])
     return [
-        dict(key=clip.key, latents=latents[row], first_frame=first[row], teacher=teacher[row],
+        dict(key=clip.key, **{name: array[row] for name, array in arrays.items()},
              text_long=next(texts), text_short=next(texts), text_truncated=next(texts),
              caption_long=clip.long, caption_short=clip.short, source=clip.file, start=clip.start, fps=clip.fps)
         for row, clip in enumerate(clips)
     ]
 
-
-def spec_of(record: dict) -> record_lib.Spec:
-  """The sizes of `record`, which those of its bucket share."""
-  latents, teacher = record["latents"].shape, record["teacher"].shape
-  return record_lib.Spec(grid=latents[:3], channels=latents[3], text_dim=record["text_long"].shape[1],
-                         teacher_grid=teacher[1:3], teacher_dim=teacher[3])
+  def _pixels(self, pixels, count) -> dict[str, np.ndarray]:
+    """All that is made of pixels (B, F, H, W, 3), of which `count` rows are clips."""
+    encoders, made, videos = self._encoders, {}, self._place(pixels)
+    with self._clock.phase("codec", count):
+      if encoders.log_variance:
+        made["latents"], made["log_variance"] = map(_half, self._posterior(encoders.codec, videos))
+      else:
+        made["latents"] = _half(self._latents(encoders.codec, videos))
+      stills = blurred(signed(pixels[:, 0]))  # (B, 4, H, W, 3)
+      first = _half(self._stills(encoders.codec, self._place(stills.reshape(-1, 1, *stills.shape[2:]))))  # (B * 4, 1, ...)
+      made["first_frame"] = first.reshape(len(pixels), record_lib.LEVELS, *first.shape[2:])
+    if encoders.teacher:
+      with self._clock.phase("teacher", count):
+        made["teacher"] = _half(self._features(encoders.teacher, videos))
+    if encoders.image:
+      with self._clock.phase("image", count):
+        made["image"] = _half(self._tokens(encoders.image, self._place(pixels[:, 0])))
+    return made
 
 
 def signed(pixels):

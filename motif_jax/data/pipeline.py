@@ -151,7 +151,7 @@ def collate(records: Sequence[dict], texts: Sequence[np.ndarray], spec: record_l
     length = min(len(features), tokens)
     text[row, :length], mask[row, :length] = features[:length], True
   batch = {name: np.stack([record[name] for record in records]).astype(np.float32)
-           for name in ("latents", "first_frame", "teacher")}
+           for name in ("latents", "first_frame", "teacher") if name in spec.shapes}
   for name, array in batch.items():
     if array.shape[1:] != spec.shapes[name]:
       raise ValueError(f"records have {name} of shape {array.shape[1:]}, the data set's metadata says {spec.shapes[name]}.")

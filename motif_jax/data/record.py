@@ -3,15 +3,20 @@
   key            str, unique: the file within its folder (and "@seconds" where a clip starts later)
   latents        (F, H, W, C) float16
   first_frame    (LEVELS, H, W, C) float16: latent of the first frame at rising Gaussian blur; level 0 is unblurred
-  text_long, text_short, text_truncated    (T, dim) float16, any T >= 1
-  teacher        (F, h, w, dim) float16: the alignment teacher's features at the latents' times
+  text_long, text_short, text_truncated    (T, dim) float16, any T >= 1: each at its true length
   caption_long, caption_short, source      str
   start, fps     float: seconds into the source, frames per second of the clip
+
+Where the data set was made with them (`Spec`):
+  teacher        (F, h, w, dim) float16: the alignment teacher's features at the latents' times
+  log_variance   (F, H, W, C) float16: of the latents, whose mean `latents` then are
+  image          (I, dim) float16: tokens of the first frame
 """
 
 import dataclasses
 import functools
 import hashlib
+import math
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,17 +25,20 @@ LEVELS = 4
 TEXTS = ("text_long", "text_short", "text_truncated")
 STRINGS = ("key", "caption_long", "caption_short", "source")
 NUMBERS = ("start", "fps")
+TYPICAL_TOKENS = 160  # of the three captions of a clip together: a paragraph, a sentence, a sentence
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """The sizes that all records of one bucket share."""
+  """The sizes that all records of one bucket share.  Defaults are what older data sets have."""
 
   grid: tuple[int, int, int]  # latent (F, H, W)
   channels: int
   text_dim: int
   teacher_grid: tuple[int, int]  # (h, w)
-  teacher_dim: int
+  teacher_dim: int  # 0: no features of a teacher
+  image: tuple[int, int] = (0, 0)  # (tokens, dim); (0, 0): no image tokens
+  log_variance: bool = False
 
   @classmethod
   def from_dict(cls, content: dict) -> "Spec":
@@ -41,12 +49,21 @@ class Spec:
   def shapes(self) -> dict[str, tuple[int | None, ...]]:
     """Array name -> shape; None: any length."""
     frames, height, width = self.grid
-    return dict(
-        latents=(frames, height, width, self.channels),
-        first_frame=(LEVELS, height, width, self.channels),
-        teacher=(frames, *self.teacher_grid, self.teacher_dim),
-        **{text: (None, self.text_dim) for text in TEXTS},
-    )
+    latents = (frames, height, width, self.channels)
+    shapes = dict(latents=latents, first_frame=(LEVELS, *latents[1:]), **{text: (None, self.text_dim) for text in TEXTS})
+    if self.teacher_dim:
+      shapes["teacher"] = (frames, *self.teacher_grid, self.teacher_dim)
+    if self.log_variance:
+      shapes["log_variance"] = latents
+    if all(self.image):
+      shapes["image"] = self.image
+    return shapes
+
+
+def bytes_of(spec: Spec, *, text_tokens: int = TYPICAL_TOKENS) -> int:
+  """The size of the arrays of a record, two bytes a number, with captions of `text_tokens` in sum: what it takes on disk before
+  compression, which saves nothing on the features of real encoders, and without the few hundred bytes of its strings."""
+  return 2 * sum(math.prod(shape) for name, shape in spec.shapes.items() if name not in TEXTS) + 2 * text_tokens * spec.text_dim
 
 
 def check(record: dict, spec: Spec) -> None:

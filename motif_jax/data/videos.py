@@ -9,6 +9,7 @@ import fractions
 import math
 import os
 import pathlib
+import uuid
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 
 FPS = 24.0  # faster videos are thinned to this rate, slower ones keep theirs (the released model was trained at 24)
+PARTIAL = ".partial"  # how the name of a file ends that is being written
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".png", ".jpg", ".jpeg")
 
 
@@ -127,7 +129,7 @@ def replacing(path):
   """A temporary path beside `path`, which takes its place when the body ends well (fsync, rename) and goes when it does not:
   `path` is whole or absent, never half written."""
   path = pathlib.Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")  # several machines may write the same file
   try:
     yield temporary
     with open(temporary, "rb+") as file:

@@ -67,6 +67,10 @@ class DinoV2:
   def dim(self) -> int:
     return self.cfg.width
 
+  def grid(self, height: int, width: int) -> tuple[int, int]:
+    """(h, w) of the features of a video of any size."""
+    return self.cfg.grid, self.cfg.grid
+
   def encode(self, video, times) -> Array:
     """Features (B, len(times), h, w, dim) float32 of a video (B, F, H, W, 3) in [-1, 1] at pixel-frame `times` in [0, F - 1]."""
     before, after, _ = frames.neighbours(frames.checked(times, video.shape[1]), video.shape[1])

@@ -36,6 +36,10 @@ class Gradients:
   def dim(self) -> int:
     return 3 * ORIENTATIONS + 5 + 4 + 6 * len(PLACE_FREQUENCIES)
 
+  def grid(self, height: int, width: int) -> tuple[int, int]:
+    """(h, w) of the features of a video of any size."""
+    return self.size // self.cell, self.size // self.cell
+
   def encode(self, video, times):
     """Features (B, len(times), h, w, dim) float32 of a video (B, F, H, W, 3) in [-1, 1] at pixel-frame `times` in [0, F - 1]."""
     frames = video.shape[1]

@@ -1,9 +1,11 @@
 """The encoders by name: what `config.encoders` may say.
 
 Codec    name, version, channels, strides (t, h, w); encode(video (B, F, H, W, 3) in [-1, 1]) -> latents (B, F', H', W', C);
-         decode(latents) -> video; grid(frames, height, width) -> (F', H', W'); latent_times(frames) -> F' pixel-frame times
+         decode(latents) -> video; grid(frames, height, width) -> (F', H', W'); latent_times(frames) -> F' pixel-frame times;
+         posterior(video) -> latents and their log-variance, if it has one
 Text     name, version, dim; encode(captions) -> a (T, dim) array for each
-Teacher  name, version, dim; encode(video (B, F, H, W, 3) in [-1, 1], times) -> (B, len(times), h, w, dim)
+Teacher  name, version, dim; encode(video (B, F, H, W, 3) in [-1, 1], times) -> (B, len(times), h, w, dim); grid(height, width)
+         -> (h, w); there may be none
 Image    name, version, dim, tokens; encode(pictures (B, H, W, 3) in [-1, 1]) -> (B, tokens, dim); there may be none
 
 Every encoder but those of texts is a tree of its weights, and static beyond them: a jitted function takes it as an argument, so
@@ -15,9 +17,10 @@ from functools import partial
 from jax.sharding import Mesh
 
 from motif_jax import config_rules
-from motif_jax.config import EncodersConfig
+from motif_jax.config import Config, EncodersConfig
 from motif_jax.encoders.block_dct import BlockDCT
 from motif_jax.encoders.gradients import Gradients
+from motif_jax.encoders.reduced import Reduced
 from motif_jax.encoders.word_hash import WordHash
 from motif_jax.weights import frozen
 
@@ -31,28 +34,37 @@ CODECS = {
     "block_dct_244": partial(BlockDCT, "block_dct_244", strides=(2, 4, 4), channels=16),
 }
 TEXTS = {"word_hash": WordHash}
-TEACHERS = {"gradients": Gradients}
+TEACHERS = {"gradients": Gradients, "none": lambda: None}
 IMAGES = {"none": lambda: None}
 WEIGHTLESS = {"codec": CODECS, "text": TEXTS, "teacher": TEACHERS, "image": IMAGES}
 
-MADE_DATA = ("codec", "text", "teacher")  # the roles whose outputs a data set holds
+MADE_DATA = ("codec", "text", "teacher", "image")  # the roles whose outputs a data set holds
 
 
-def named(names: EncodersConfig, roles: tuple[str, ...] = MADE_DATA, *, mesh: Mesh | None = None) -> tuple:
+def of_data(cfg: Config, *, mesh: Mesh | None = None, load: bool = True) -> tuple:
+  """(codec, text, teacher, image), the latter two may be None, as `cfg` wants a data set made; without `load` no weights."""
+  codec, text, teacher, image = named(cfg.encoders, mesh=mesh, load=load)
+  if teacher and cfg.encoders.teacher_grid == "tokens":
+    teacher = Reduced(teacher, cell=tuple(s * p for s, p in zip(codec.strides[1:], cfg.model.patch[1:])))
+  return codec, text, teacher, image
+
+
+def named(names: EncodersConfig, roles: tuple[str, ...] = MADE_DATA, *, mesh: Mesh | None = None, load: bool = True) -> tuple:
   """The encoders of these names, one for each of `roles`; ValueError with the known names, and with folders that are amiss.
 
-  Weights are spread over fsdp and sequence of `mesh`, or lie on the first device.
+  Weights are spread over fsdp and sequence of `mesh`, or lie on the first device.  Without `load` there are none: what is left
+  tells names, sizes and versions.
   """
   wrong = _faults(names, roles)
   wrong += [f"encoders.{role} is {getattr(names, role)!r}, which needs the folder of its weights: set encoders.weights.{role}."
             for role in roles if _has_weights(names, role) and not getattr(names.weights, role)]
   if wrong:
     raise ValueError(f"The config needs an encoder that is not there: {' '.join(wrong)}")
-  return tuple(_make(names, role, mesh=mesh, load=True) for role in roles)
+  return tuple(_make(names, role, mesh=mesh, load=load) for role in roles)
 
 
 def announced(names: EncodersConfig, roles: tuple[str, ...] = MADE_DATA) -> tuple:
-  """The same without their weights: what tells names, sizes and versions.  None for those whose folder is not given."""
+  """The same without their weights, and without complaint of folders that are not given: None for those."""
   wrong = _faults(names, roles)
   if wrong:
     raise ValueError(f"The config needs an encoder that is not there: {' '.join(wrong)}")

@@ -49,6 +49,12 @@ class WanVAE(CausalGrid):
     latents = mean if key is None else mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
     return (latents - np.float32(self.cfg.latents_mean)) / np.float32(self.cfg.latents_std)
 
+  def posterior(self, video: Array) -> tuple[Array, Array]:
+    """Mean, which is `encode`'s, and log-variance (B, F', H', W', C) float32 of the normalised latents."""
+    mean, log_variance = self.moments(video)
+    deviation = np.float32(self.cfg.latents_std)
+    return (mean - np.float32(self.cfg.latents_mean)) / deviation, log_variance - 2 * np.log(deviation)
+
   def moments(self, video: Array) -> tuple[Array, Array]:
     """Mean and log-variance (B, F', H', W', C) float32 of the latents, before normalisation."""
     _, _, columns = self.grid(*video.shape[1:4])

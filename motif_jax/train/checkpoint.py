@@ -25,8 +25,9 @@ FOLDER = "checkpoints"  # inside the work directory
 # Fields of the model's config that change how it runs and not what it is.
 RUN_TIME = ("dtype", "remat", "unroll", "attention")
 # Keys that came later than some checkpoints, by section, with what was true before there was a choice.
-CAME_LATER = {"encoders": dict(image="none", weights=dict(codec="", text="", teacher="", image="")),
-              "data": dict(batch_tokens=0, pattern=(), weights=())}
+CAME_LATER = {"encoders": dict(image="none", weights=dict(codec="", text="", teacher="", image=""), teacher_grid="teacher",
+                               log_variance=False),
+              "data": dict(batch_tokens=0, pattern=(), weights=(), sample_latents=False)}
 CLASSIFIER_FREE = dict(rule="classifier_free", rescale=0.0, momentum=0.0, threshold=0.0, eta=1.0, interval=(0.0, 1.0),
                        together=True)
 
