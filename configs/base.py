@@ -63,7 +63,10 @@ def get_config() -> ConfigDict:
   c.train = ConfigDict(dict(
       steps=100_000,
       accumulate=1,  # microbatches per step: the memory of activations falls by as much, the result stays the same
-      log_every=50, validate_every=1000, validation_batches=8, sample_every=5000, save_every=1000, keep=3,
+      log_every=50, validate_every=1000, validation_batches=8, sample_every=5000, save_every=1000,
+      keep=3, keep_every=0, keep_best=0,  # checkpoints that stay: the newest, those of every k-th step (0: none), the best
+      best_by="validation/loss", best_is="lowest",
+      verify=False,  # before going on from a checkpoint look at every byte of it, and not only at the sizes of its files
   ))
   c.sample = ConfigDict(dict(
       sampler="euler", steps=50, shift=15.0, prompts=(), fps=24,

@@ -174,7 +174,12 @@ class TrainConfig:
   validation_batches: int
   sample_every: int
   save_every: int
-  keep: int  # checkpoints kept
+  keep: int  # the newest checkpoints that stay
+  keep_every: int  # those of its multiples stay for ever; 0: none
+  keep_best: int  # the best that stay, of those saved at a step that was also evaluated
+  best_by: str  # the figure that says which is best, as TensorBoard calls it: "validation/loss"
+  best_is: str  # "lowest" or "highest"
+  verify: bool  # read every byte of a checkpoint against its digests before going on from it
 
 
 @dataclasses.dataclass(frozen=True)

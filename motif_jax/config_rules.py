@@ -17,6 +17,7 @@ CHOICES = {
     "route.policy": ("random", "strided"),
     "optimizer.kind": ("adamw", "muon"),
     "optimizer.decay": ("constant", "cosine", "linear"),
+    "train.best_is": ("lowest", "highest"),
     "sample.sampler": ("euler", "heun", "unipc", "dpmpp"),
     "sample.guidance.rule": ("classifier_free", "projected"),
 }
@@ -29,8 +30,8 @@ COUNTS = (
 )
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
-                "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay", "sample.guidance.threshold",
-                "sample.guidance.momentum")
+                "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay", "train.keep_every", "train.keep_best",
+                "sample.guidance.threshold", "sample.guidance.momentum")
 SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "sample.guidance.rescale")
 
 
@@ -103,6 +104,8 @@ def _check_recipe(cfg) -> list[str]:
                  f"that do: {_nearest(batch, parts)}; the nearest train.accumulate: {', '.join(map(str, sorted(near)))}.")
   if not 0 <= cfg.optimizer.ema < 1:
     wrong.append(f"optimizer.ema is {cfg.optimizer.ema}, expected a decay in [0, 1).")
+  if cfg.train.keep_best and cfg.train.best_by.startswith("validation/") and not cfg.data.validation:
+    wrong.append(f"train.keep_best is {cfg.train.keep_best}, by {cfg.train.best_by}, but data.validation 0 holds nothing out.")
   low, high = cfg.sample.guidance.interval
   if not 0 <= low < high <= 1:
     wrong.append(f"sample.guidance.interval is ({low:g}, {high:g}), expected times 0 <= from < to <= 1; (0.0, 1.0) is always.")

@@ -4,107 +4,67 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motif_jax import config, mesh as meshes, sharding
-from motif_jax.config import MeshConfig
-from motif_jax.train import checkpoint
-from motif_jax.train.optimizer import make_optimizer
-from motif_jax.train.state import abstract_state
-from tests import tiny
-
-
-
-def _config(**model):
-  """A config of few arrays: orbax takes its time for each."""
-  c = tiny.config_dict()
-  c.route.keep, c.alignment.weight = 1.0, 0.0
-  c.model.update(dict(depths=dict(dual=0, single=1, decoder=0)) | model)
-  return config.from_config_dict(c)
-
-
-CFG = _config()
-ABSTRACT = abstract_state(CFG, make_optimizer(CFG.optimizer, steps=4))
-
-
-def _mesh(*sizes):
-  return meshes.make_mesh(MeshConfig(*sizes), devices=jax.devices()[:int(np.prod(sizes))])
-
-
-def _state(step, mesh, seed=0):
-  """A state full of random numbers: nothing has to compile."""
-  rng = np.random.default_rng(seed)
-  values = jax.tree.map(lambda x: np.asarray(rng.standard_normal(x.shape) * 100).astype(x.dtype), ABSTRACT)
-  values = values.replace(step=np.asarray(step, np.int32))
-  return jax.device_put(values, sharding.state_shardings(ABSTRACT, mesh))
+from motif_jax import config, sharding
+from motif_jax.train import checkpoint, saved_config
+from tests.small_checkpoints import ABSTRACT, CFG, ONE, assert_same, keeping, make_config, mesh_of, random_state, saved
 
 
 def _copy(tree):
   return jax.tree.map(lambda x: np.array(x, copy=True), tree)
 
 
-def _assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def _saved(folder, *steps, mesh=None, keep=5):
-  with checkpoint.make_manager(folder, keep=keep) as manager:
-    for step in steps:
-      checkpoint.save(manager, _state(step, mesh or _mesh(1, 1, 1), seed=step), CFG)
-  return folder
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """A work directory with steps 1 and 2, saved on eight devices; to be read only."""
-  return _saved(tmp_path_factory.mktemp("run"), 1, 2, mesh=_mesh(1, 8, 1))
+  return saved(tmp_path_factory.mktemp("run"), 1, 2, mesh=mesh_of(1, 8, 1))
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2), (1, 1, 8)])
 def test_a_checkpoint_of_one_mesh_is_restored_on_any_other(run, sizes):
-  with checkpoint.make_manager(run, keep=5) as manager:
-    state = checkpoint.restore(manager, ABSTRACT, CFG, _mesh(*sizes))
-  _assert_same(state, _state(2, _mesh(1, 1, 1), seed=2))
-  shardings = sharding.state_shardings(ABSTRACT, _mesh(*sizes))
+  with checkpoint.make_manager(run, CFG.train) as manager:
+    state = checkpoint.restore(manager, ABSTRACT, CFG, mesh_of(*sizes))
+  assert_same(state, random_state(2, seed=2))
+  shardings = sharding.state_shardings(ABSTRACT, mesh_of(*sizes))
   assert all(jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, shardings)))
 
 
 def test_training_on_after_an_async_save_does_not_reach_into_it(tmp_path):
-  state = _state(2, _mesh(1, 1, 1))
+  state = random_state(2)
   before = _copy(state)
   train = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
-  with checkpoint.make_manager(tmp_path, keep=1) as manager:
+  with checkpoint.make_manager(tmp_path, CFG.train) as manager:
     checkpoint.save(manager, state, CFG)
     for _ in range(5):  # in the memory of the state that is being written
       state = train(state)
     manager.wait_until_finished()
-    _assert_same(checkpoint.restore(manager, ABSTRACT, CFG, _mesh(1, 1, 1)), before)
+    assert_same(checkpoint.restore(manager, ABSTRACT, CFG, ONE), before)
 
 
 def test_the_newest_checkpoints_are_kept_and_the_last_is_restored(tmp_path):
-  _saved(tmp_path, 1, 2, 3, keep=2)
-  with checkpoint.make_manager(tmp_path, keep=2) as manager:
+  saved(tmp_path, 1, 2, 3, cfg=keeping(2))
+  with checkpoint.make_manager(tmp_path, keeping(2)) as manager:
     assert sorted(manager.all_steps()) == [2, 3]
-    assert int(checkpoint.restore(manager, ABSTRACT, CFG, _mesh(1, 1, 1)).step) == 3
+    assert int(checkpoint.restore(manager, ABSTRACT, CFG, ONE).step) == 3
 
 
 def test_an_empty_folder_restores_nothing(tmp_path):
-  with checkpoint.make_manager(tmp_path, keep=1) as manager:
-    assert checkpoint.restore(manager, ABSTRACT, CFG, _mesh(1, 1, 1)) is None
+  with checkpoint.make_manager(tmp_path, CFG.train) as manager:
+    assert checkpoint.restore(manager, ABSTRACT, CFG, ONE) is None
   checkpoint.check_architecture(tmp_path, CFG)
   with pytest.raises(ValueError, match="no finished checkpoint"):
     checkpoint.restore_for_sampling(tmp_path)
 
 
 def test_another_architecture_is_one_error_that_names_every_difference(run):
-  other = _config(width=32, rope_axes=(4, 6, 6))
+  other = make_config(width=32, rope_axes=(4, 6, 6))
   other = dataclasses.replace(other, optimizer=dataclasses.replace(other.optimizer, kind="muon"))
   with pytest.raises(ValueError) as error:
     checkpoint.check_architecture(run, other)
-  with checkpoint.make_manager(run, keep=5) as manager, pytest.raises(ValueError, match="another architecture"):
-    checkpoint.restore(manager, ABSTRACT, other, _mesh(1, 1, 1))
+  with checkpoint.make_manager(run, CFG.train) as manager, pytest.raises(ValueError, match="another architecture"):
+    checkpoint.restore(manager, ABSTRACT, other, ONE)
   lines = [line for line in str(error.value).splitlines() if line.startswith("  - ")]
   assert lines == ["  - model.width: 16 in the checkpoint, 32 in the config",
                    "  - model.rope_axes: [2, 2, 4] in the checkpoint, [4, 6, 6] in the config",
@@ -121,24 +81,24 @@ def test_how_the_model_runs_may_differ(run):
 def test_sampling_gets_the_config_and_the_average(run, name):
   cfg, params = checkpoint.restore_for_sampling(run / name)
   assert cfg == CFG
-  _assert_same(params, _state(2, _mesh(1, 1, 1), seed=2).ema)
+  assert_same(params, random_state(2, seed=2).ema)
 
 
 def test_sampling_may_be_given_a_mesh_or_an_older_step(run):
-  _, params = checkpoint.restore_for_sampling(run / "checkpoints" / "1", _mesh(1, 4, 2))
-  _assert_same(params, _state(1, _mesh(1, 1, 1), seed=1).ema)
+  _, params = checkpoint.restore_for_sampling(run / "checkpoints" / "1", mesh_of(1, 4, 2))
+  assert_same(params, random_state(1, seed=1).ema)
   assert len(params["output"]["modulation"]["kernel"].addressable_shards[0].data) == 16 // 8
 
 
 def test_a_config_survives_json(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(config.to_dict(CFG)))
-  assert checkpoint.config_from_json(tmp_path / "config.json") == CFG
+  assert saved_config.config_from_json(tmp_path / "config.json") == CFG
 
 
 def test_a_config_from_before_a_key_came_is_still_read():
   older = config.to_dict(CFG)
   del older["encoders"]["image"], older["encoders"]["weights"]
-  assert checkpoint.config_from_json(older) == CFG
+  assert saved_config.config_from_json(older) == CFG
   older["sample"]["guidance"] = 3.5  # the scale was all there was
-  guidance = checkpoint.config_from_json(older).sample.guidance
+  guidance = saved_config.config_from_json(older).sample.guidance
   assert (guidance.rule, guidance.scale, guidance.interval) == ("classifier_free", 3.5, (0.0, 1.0))

@@ -60,7 +60,7 @@ def workdir(theirs, tmp_path_factory):
 def trained(tmp_path_factory):
   """A work directory of a training run, in which the moving average is not the raw weights."""
   path = tmp_path_factory.mktemp("trained")
-  with checkpoint.make_manager(path, keep=1) as manager:
+  with checkpoint.make_manager(path, CFG.train) as manager:
     made = state.TrainState(step=jnp.int32(3), params={"model": PARAMS}, ema=jax.tree.map(lambda x: 2 * x, PARAMS),
                             opt_state={"count": jnp.int32(3)})
     checkpoint.save(manager, made, CFG)
@@ -85,7 +85,7 @@ def test_training_starts_from_converted_weights(workdir):
   config = dataclasses.replace(CFG, alignment=dataclasses.replace(CFG.alignment, weight=0.5))
   checkpoint.check_architecture(workdir, config)
   mesh, optimizer = meshes.make_mesh(MeshConfig(1, 4, 2)), make_optimizer(config.optimizer, steps=2)
-  with checkpoint.make_manager(workdir, keep=2) as manager:
+  with checkpoint.make_manager(workdir, config.train) as manager:
     assert checkpoint.restore(manager, state.abstract_state(config, optimizer), config, mesh) is None
     weights = checkpoint.restore_start(manager, config, mesh)
   want = jax.tree.map(np.asarray, weights)

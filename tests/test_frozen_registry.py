@@ -142,7 +142,7 @@ def test_videos_start_from_the_tokens_of_a_picture_with_weights_that_have_moved(
   c.sample.update(dict(bucket=dict(frames=1, height=16, width=24)))
   cfg = config_lib.from_config_dict(c)
   made = train_state.create(jax.random.key(0), cfg, optimizer.make_optimizer(cfg.optimizer, steps=1))
-  with checkpoint.make_manager(tmp_path, keep=1) as manager:
+  with checkpoint.make_manager(tmp_path, cfg.train) as manager:
     checkpoint.save(manager, made.replace(ema=sensitive(made.ema, seed=0)), cfg)
   picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
   Image.fromarray(picture).save(tmp_path / "picture.png")

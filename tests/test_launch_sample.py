@@ -35,7 +35,7 @@ def _config_dict():
 def _save(workdir, c, step=7):
   cfg = config.from_config_dict(c)
   made = state.create(jax.random.key(0), cfg, optimizer.make_optimizer(cfg.optimizer, steps=10))
-  with checkpoint.make_manager(workdir, keep=1) as manager:
+  with checkpoint.make_manager(workdir, cfg.train) as manager:
     checkpoint.save(manager, made.replace(step=jax.numpy.int32(step), ema=sensitive(made.ema, seed=0)), cfg)
 
 

@@ -87,7 +87,7 @@ def run(job: Job) -> TrainState:
   abstract = abstract_state(cfg, optimizer)
   steps = {}  # by plan, each compiled when it is first needed
   with contextlib.ExitStack() as stack:
-    manager = stack.enter_context(checkpoint.make_manager(job.workdir, keep=cfg.train.keep))
+    manager = stack.enter_context(checkpoint.make_manager(job.workdir, cfg.train))
     writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir)))
     interrupt = stack.enter_context(Interrupt(mesh))
     state = checkpoint.restore(manager, abstract, cfg, mesh)

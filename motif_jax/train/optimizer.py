@@ -43,6 +43,13 @@ def rate(step, cfg: OptimizerConfig, *, steps: int):
   return cfg.rate * warmup * DECAYS[cfg.decay](progress)
 
 
+def restarted(opt_state):
+  """`opt_state` with its learning-rate schedule at the beginning; moments, and the counts that correct them, stay."""
+  schedule = lambda part: isinstance(part, optax.ScaleByScheduleState)
+  return jax.tree.map(lambda part: part._replace(count=jnp.zeros_like(part.count)) if schedule(part) else part, opt_state,
+                      is_leaf=schedule)
+
+
 def adamw(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
   """AdamW; weight decay on kernels only."""
   return _scoped("adamw", optax.adamw(schedule, *cfg.betas, weight_decay=cfg.weight_decay, mask=decayed))

@@ -1,0 +1,30 @@
+"""Which checkpoints stay: the last few, the best by a figure, and every k-th for ever."""
+
+from collections.abc import Mapping
+import math
+
+from motif_jax.config import TrainConfig
+
+Figures = Mapping[str, float]  # what evaluation said of the weights of one step: "validation/loss" -> value
+
+
+def reasons(steps: Mapping[int, Figures], cfg: TrainConfig) -> dict[int, list[str]]:
+  """Step -> why it stays ("last", "every", "best"), of `steps` with their figures; empty lists for those that may go."""
+  last = sorted(steps)[-cfg.keep:]
+  ranked = best(steps, cfg)[:cfg.keep_best]
+  told = lambda step: [("last", step in last), ("every", cfg.keep_every > 0 and step > 0 and step % cfg.keep_every == 0),
+                       ("best", step in ranked)]
+  return {step: [name for name, holds in told(step) if holds] for step in sorted(steps)}
+
+
+def best(steps: Mapping[int, Figures], cfg: TrainConfig) -> list[int]:
+  """The steps that have the figure `cfg.best_by`, best first; of equals the earlier one; a NaN is never among them."""
+  sign = -1 if cfg.best_is == "highest" else 1
+  found = {step: sign * figures[cfg.best_by] for step, figures in steps.items() if cfg.best_by in figures}
+  return sorted((step for step, value in found.items() if not math.isnan(value)), key=lambda step: (found[step], step))
+
+
+def check_figures(known: Figures, cfg: TrainConfig) -> None:
+  """Raises ValueError if `train.keep_best` waits for a figure that evaluation, which said `known`, does not say."""
+  if cfg.keep_best and known and cfg.best_by not in known:
+    raise ValueError(f"train.best_by is {cfg.best_by!r}, which evaluation does not say; it says {', '.join(sorted(known))}.")

@@ -1,0 +1,53 @@
+"""The config inside a checkpoint: read whatever its age, and held against the config that wants to go on from it."""
+
+import json
+import pathlib
+
+from flax.traverse_util import flatten_dict
+
+from motif_jax import config as configs
+from motif_jax.config import Config
+
+# Fields of the model's config that change how it runs and not what it is.
+RUN_TIME = ("dtype", "remat", "unroll", "attention")
+# Keys that came later than some checkpoints, by section, with what was true before there was a choice.
+CAME_LATER = {
+    "encoders": dict(image="none", weights=dict(codec="", text="", teacher="", image=""), teacher_grid="teacher",
+                     log_variance=False),
+    "data": dict(batch_tokens=0, pattern=(), weights=(), sample_latents=False),
+    "train": dict(keep_every=0, keep_best=0, best_by="validation/loss", best_is="lowest", verify=False),
+}
+CLASSIFIER_FREE = dict(rule="classifier_free", rescale=0.0, momentum=0.0, threshold=0.0, eta=1.0, interval=(0.0, 1.0),
+                       together=True)
+
+
+def config_from_json(saved: dict | str | pathlib.Path) -> Config:
+  """The `Config` of a JSON file, or of the mapping read from one; either may be older than the newest keys."""
+  if not isinstance(saved, dict):
+    saved = json.loads(pathlib.Path(saved).read_text())
+  saved = {section: CAME_LATER.get(section, {}) | values if isinstance(values, dict) else values
+           for section, values in saved.items()}
+  if isinstance(scale := saved["sample"]["guidance"], float):  # classifier-free guidance was all there was
+    saved["sample"] = saved["sample"] | {"guidance": CLASSIFIER_FREE | {"scale": scale}}
+  return configs.from_config_dict(saved)
+
+
+def architecture(saved: dict) -> dict[str, object]:
+  """What decides the shapes in a train state, of a config as nested dicts: "model.depths.dual" -> value."""
+  aligned = saved["alignment"]["weight"] > 0
+  parts = {
+      "model": {k: v for k, v in saved["model"].items() if k not in RUN_TIME},
+      "alignment": {"on": aligned} | ({k: saved["alignment"][k] for k in ("teacher_dim", "hidden")} if aligned else {}),
+      "optimizer": {"kind": saved["optimizer"]["kind"]},
+  }
+  return flatten_dict(parts, sep=".")
+
+
+def differences(saved: dict, cfg: Config, *, weights_alone: bool = False) -> list[str]:
+  """A line for each field of the architecture in which `saved`, a config as JSON has it, differs from `cfg`."""
+  ours = architecture(json.loads(json.dumps(configs.to_dict(cfg))))  # through JSON, which turns tuples into lists
+  theirs = architecture(saved)
+  names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+  if weights_alone:
+    names = [name for name in names if name.startswith("model.")]
+  return [f"  - {name}: {theirs.get(name)} in the checkpoint, {ours.get(name)} in the config" for name in names]
