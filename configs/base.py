@@ -67,6 +67,8 @@ def get_config() -> ConfigDict:
       keep=3, keep_every=0, keep_best=0,  # checkpoints that stay: the newest, those of every k-th step (0: none), the best
       best_by="validation/loss", best_is="lowest",
       verify=False,  # before going on from a checkpoint look at every byte of it, and not only at the sizes of its files
+      skips_in_row=5, rollbacks=3,  # batches without a finite loss; returns to the newest checkpoint that they may cause
+      stall_seconds=600.0,  # no step finished for so long: print all stacks and end, to be started again; 0: wait for ever
   ))
   c.sample = ConfigDict(dict(
       sampler="euler", steps=50, shift=15.0, prompts=(), fps=24,

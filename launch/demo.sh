@@ -34,7 +34,7 @@ until finished; do
   sleep 1
 done
 kill -TERM "$trainer"
-wait "$trainer"  # an interrupted run saves where it is, and ends well
+wait "$trainer" || [ $? -eq 75 ]  # an interrupted run saves where it is, and says so
 trap - EXIT
 phase "resuming from that checkpoint"
 "${TRAIN[@]}"

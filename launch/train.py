@@ -1,18 +1,20 @@
 """Trains a model: python -m launch.train --config=configs/smoke.py --workdir=DIR [--config.train.steps=100 ...]
 
-Goes on from the newest checkpoint in the work directory.  TensorBoard reads the same directory.  Control-C saves and leaves.
+Goes on from the newest checkpoint in the work directory.  TensorBoard reads the same directory.  Control-C saves and leaves with
+status 75, a second one leaves at once; `motif_jax/endings.py` has all statuses, and launch.supervise starts again what failed.
 Several processes become one with --distributed (SLURM and others), or with --coordinator, --processes and --process_id; the work
 directory and the data must be the same folders for all of them.
 """
 
 import contextlib
+import os
 import sys
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from launch import arguments
-from motif_jax import config, distributed
+from motif_jax import config, distributed, endings
 from motif_jax.bench import fastest
 from motif_jax.train import lock, loop
 
@@ -23,13 +25,21 @@ DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "One of several process
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where jax cannot find it.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+HEARTBEAT = flags.DEFINE_string("heartbeat", None, "A file that says until when this process is well.")
 
 
 def main(argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     arguments.quiet()  # --verbosity=0 lets them speak
   with contextlib.ExitStack() as stack:
-    loop.run(prepared(argv, stack))
+    job = prepared(argv, stack)
+    try:
+      state = loop.run(job, heartbeat=HEARTBEAT.value)
+    except endings.Ending as e:
+      print(f"error: {e}", file=sys.stderr, flush=True)
+      os._exit(e.status)  # the usual way out waits for the other processes, which may wait for this one
+  if int(state.step) < job.cfg.train.steps:
+    sys.exit(endings.INTERRUPTED)
 
 
 def prepared(argv: list[str], stack: contextlib.ExitStack) -> loop.Job:

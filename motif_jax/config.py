@@ -180,6 +180,9 @@ class TrainConfig:
   best_by: str  # the figure that says which is best, as TensorBoard calls it: "validation/loss"
   best_is: str  # "lowest" or "highest"
   verify: bool  # read every byte of a checkpoint against its digests before going on from it
+  skips_in_row: int  # batches without a finite loss or gradient: each is skipped, so many in a row are a reason to roll back
+  rollbacks: int  # to the newest checkpoint and past those batches; after so many the run ends
+  stall_seconds: float  # without a finished step end the process; ten times as long where it compiles, saves or starts; 0: never
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,11 +26,12 @@ COUNTS = (
     "model.latent_channels", "model.width", "model.heads", "model.mlp_ratio", "model.unroll", "model.text_dim",
     "route.groups", "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "train.steps",
     "train.accumulate", "train.log_every", "train.validate_every", "train.validation_batches", "train.sample_every",
-    "train.save_every", "train.keep", "sample.steps", "sample.fps",
+    "train.save_every", "train.keep", "train.skips_in_row", "sample.steps", "sample.fps",
 )
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
                 "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay", "train.keep_every", "train.keep_best",
+                "train.stall_seconds", "train.rollbacks",
                 "sample.guidance.threshold", "sample.guidance.momentum")
 SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "sample.guidance.rescale")
 

@@ -14,18 +14,19 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the ground up.  A file imports files of lower layers, and of its own layer only where they share its folder.
 LAYERS = (
-    ("config", "config_dict", "config_rules", "compiled", "flow/*"),
+    ("config", "config_dict", "config_rules", "compiled", "endings", "flow/*"),
     ("model/plan", "model/rope", "model/conditioning", "model/observe", "data/record"),
-    ("mesh", "distributed", "model/sequence"),
+    ("mesh", "distributed", "supervise", "model/sequence"),
     ("sharding", "model/routing", "model/layers", "model/attention", "data/*"),
     ("model/blocks", "model/alignment"),
     ("model/stack",),
     ("model/transformer", "encoders/*"),
     ("weights/*",),
     ("encoders/registry",),
-    ("train/state", "train/optimizer", "train/losses", "train/metrics", "sample", "budget/*"),
+    ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/guard", "sample", "budget/*"),
     ("train/step", "train/checkpoint", "train/saved_config", "train/manifest", "train/retention",
-     "train/stored", "train/damage", "train/partial", "train/conversion", "train/evaluate", "train/interrupt", "train/lock", "evaluate/*"),
+     "train/stored", "train/damage", "train/partial", "train/conversion", "train/evaluate", "train/interrupt", "train/lock",
+     "train/watchdog", "evaluate/*"),
     ("train/loop", "bench/*"),
     ("profile/*",),
 )

@@ -22,7 +22,7 @@ def _measured(**more):
 def test_losses_are_averaged_over_the_times_that_they_belong_to():
   values = metrics.values_of(metrics.merged(None, _measured()))
   assert values == {"loss": pytest.approx(46 / 6), "loss_t00_20": 2, "loss_t20_40": 6, "loss_t80_100": 15, "gradient_norm": 2,
-                    "learning_rate": 0.5}  # bins without a sample and the alignment that is off do not appear
+                    "learning_rate": 0.5, "skipped": 0}  # bins without a sample and the alignment that is off do not appear
 
 
 def test_alignment_appears_where_it_is_on_and_is_not_diluted_by_steps_without():
@@ -37,6 +37,13 @@ def test_merging_weighs_every_sample_the_same():
   values = metrics.values_of(total)
   assert values["loss"] == pytest.approx(46 / 8) and values["gradient_norm"] == pytest.approx(3)
   assert values["learning_rate"] == pytest.approx(0.1)  # the last one
+
+
+def test_a_skipped_step_is_counted_and_spoils_no_mean():
+  bad = metrics.measure(loss=LOSS * jnp.nan, t=T, gradient_norm=jnp.array(jnp.inf), learning_rate=jnp.array(0.5),
+                        alignment=jnp.full(6, jnp.nan), updated=jnp.array(False))
+  values = metrics.values_of(metrics.merged(metrics.merged(None, _measured(updated=jnp.array(True))), bad))
+  assert values == metrics.values_of(metrics.merged(None, _measured())) | {"skipped": 1}
 
 
 def test_a_nan_loss_is_shown_as_nan():

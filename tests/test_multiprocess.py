@@ -15,7 +15,7 @@ import time
 import jax
 import pytest
 
-from motif_jax import distributed, mesh as meshes
+from motif_jax import distributed, endings, mesh as meshes
 from motif_jax.config import MeshConfig
 from tests import one_step
 from tests.test_end_to_end import CACHED, TINY, launch
@@ -57,16 +57,17 @@ class Processes(contextlib.ExitStack):
     """What process `i` has printed so far."""
     return self.outputs[i].read_text()
 
-  def until(self, holds):
-    """Waits until `holds()`; fails if a process ends in error or nothing happens for long."""
+  def until(self, holds, *, statuses=(0,)):
+    """Waits until `holds()`; fails if a process ends with another status or nothing happens for long."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
-      assert time.monotonic() < deadline and not any(p.poll() for p in self.started), self._all_said()
+      ended = [p.poll() for p in self.started]
+      assert time.monotonic() < deadline and all(s is None or s in statuses for s in ended), self._all_said()
       time.sleep(0.05)
 
-  def join(self):
-    """Waits until all have ended; fails if one did in error."""
-    self.until(lambda: all(p.poll() == 0 for p in self.started))
+  def join(self, status=0):
+    """Waits until all have ended with `status`; fails if one did otherwise."""
+    self.until(lambda: all(p.poll() == status for p in self.started), statuses=(status,))
 
   def _all_said(self):
     return "\n".join(f"--- process {i}: {p.poll()}\n{self.said(i)[-3000:]}" for i, p in enumerate(self.started))
@@ -105,7 +106,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on(tm
   with Processes(tmp_path, 2, training("--config.train.steps=1000000"), devices=1) as running:
     running.until(lambda: "step 4/" in running.said())  # after a validation, previews and a save
     running.started[1].send_signal(signal.SIGTERM)
-    running.join()
+    running.join(endings.INTERRUPTED)
     said, other = running.said(0), running.said(1)
   assert "of 2 cpu device(s) in 2 process(es) on 1 node(s)" in said and "batch: 4, 2 per device" in said
   assert "validation loss" in said and "step" not in other  # one of them speaks

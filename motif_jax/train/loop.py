@@ -22,11 +22,13 @@ from motif_jax.encoders import registry
 from motif_jax.model import routing
 from motif_jax.train import checkpoint, metrics
 from motif_jax.train.evaluate import make_validation_step, validate
+from motif_jax.train.guard import Guard
 from motif_jax.train.interrupt import Interrupt
 from motif_jax.train.losses import token_grid
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state, init_state
 from motif_jax.train.step import make_train_step, plan_at
+from motif_jax.train.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,46 +83,82 @@ def check_bucket(cfg: Config, mesh: Mesh, name: str, latent_grid: tuple[int, int
                        f"{max(cfg.route.groups // degree, 1) * degree} and {(cfg.route.groups // degree + 1) * degree}.")
 
 
-def run(job: Job) -> TrainState:
-  """The state after the last step, or after an interrupt; saved in the work directory either way."""
+def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
+  """The state after the last step, or after an interrupt; saved in the work directory either way.
+
+  `heartbeat`: see `Watchdog`.
+  """
   cfg, mesh, optimizer = job.cfg, job.mesh, job.optimizer
   abstract = abstract_state(cfg, optimizer)
   steps = {}  # by plan, each compiled when it is first needed
+  seen = set()  # (plan, bucket) that were compiled
   with contextlib.ExitStack() as stack:
+    watchdog = stack.enter_context(Watchdog(cfg.train.stall_seconds, heartbeat))
     manager = stack.enter_context(checkpoint.make_manager(job.workdir, cfg.train))
     writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir)))
     interrupt = stack.enter_context(Interrupt(mesh))
-    state = checkpoint.restore(manager, abstract, cfg, mesh)
-    if state is None:
-      state = init_state(jax.random.key(cfg.seed), cfg, mesh, optimizer, checkpoint.restore_start(manager, cfg, mesh))
-    start = int(state.step)
-    say(*describe(cfg, mesh, abstract), f"from step {start} to {cfg.train.steps} in {job.workdir}")
-    source = stack.enter_context(contextlib.closing(job.batches(start)))
-    report = Report(cfg, writer, peak=throughput.peak_of(mesh.devices.flat[0].device_kind))
-    tasks = _tasks(job, writer, manager)
+    state = _newest(job, manager, abstract)
+    step = int(state.step)
+    say(*describe(cfg, mesh, abstract), f"from step {step} to {cfg.train.steps} in {job.workdir}")
+    source = job.batches(step)
+    stack.callback(lambda: source.close())  # whichever it is by then
+    guard = Guard(cfg.train)
+    report = Report(cfg, writer, guard, peak=throughput.peak_of(mesh.devices.flat[0].device_kind))
+    tasks = _tasks(job, writer, manager, guard)
     interrupted = False
-    for step in range(start, cfg.train.steps):
+    while step < cfg.train.steps:
       plan = plan_at(cfg, step)
       if plan not in steps:
         steps[plan] = make_train_step(cfg, mesh, optimizer, plan=plan, measure=metrics.measure)
-      _, batch = next(source)
+      bucket, batch = next(source)
+      watchdog.beat(slow=(plan, bucket) not in seen)
+      seen.add((plan, bucket))
       state, measured = steps[plan](state, meshes.global_batch(mesh, batch))
       report.add(step + 1, measured, throughput.step_work(cfg, batch["latents"].shape[1:4], batch["text"].shape[1], plan,
                                                           tuple(mesh.shape.values())))
       interrupted = interrupt.agreed()
       if interrupted:
         break
+      if guard.calls():
+        watchdog.beat(slow=True)
+        state = None  # there is memory for one
+        manager.wait_until_finished()
+        state = guard.moved(_newest(job, manager, abstract))
+        checkpoint.save(manager, state, cfg)
+        say(guard.said())
+        report.forget()
+        source.close()
+        step = int(state.step)
+        source = job.batches(step)
+        continue
+      step += 1
       for every, task in tasks:
-        if (step + 1) % every == 0 or step + 1 == cfg.train.steps:
+        if step % every == 0 or step == cfg.train.steps:
+          watchdog.beat(slow=True)
           with report.pause():
-            task(step + 1, state)
+            task(step, state)
+    watchdog.beat(slow=True)
     report.flush()
-    checkpoint.save(manager, state, cfg)
-    say(f"{'interrupted' if interrupted else 'done'}: step {int(state.step)} is saved in {job.workdir}")
+    if not interrupted:
+      say(f"done: step {step} is saved in {job.workdir}")
+    elif guard.streak:
+      say("interrupted: " + guard.unsaved(int(state.step)))
+    else:
+      checkpoint.save(manager, state, cfg)
+      say(f"interrupted: step {int(state.step)} is saved in {job.workdir}")
   return state
 
 
-def _tasks(job, writer, manager) -> list[tuple[int, Callable]]:
+def _newest(job, manager, abstract) -> TrainState:
+  """The state of the newest checkpoint, or a new one where there is none."""
+  state = checkpoint.restore(manager, abstract, job.cfg, job.mesh)
+  if state is not None:
+    return state
+  weights = checkpoint.restore_start(manager, job.cfg, job.mesh)
+  return init_state(jax.random.key(job.cfg.seed), job.cfg, job.mesh, job.optimizer, weights)
+
+
+def _tasks(job, writer, manager, guard) -> list[tuple[int, Callable]]:
   """(every how many steps, (step, state) -> None) of what happens beside training."""
   cfg = job.cfg
   validation_step = make_validation_step(cfg, job.mesh)
@@ -133,15 +171,22 @@ def _tasks(job, writer, manager) -> list[tuple[int, Callable]]:
   def samples(step, state):
     writer.clips(step, job.previews(state.ema), fps=cfg.sample.fps)
 
+  def save(step, state):
+    if guard.streak and step < cfg.train.steps:
+      say(guard.unsaved(step))
+    else:
+      checkpoint.save(manager, state, cfg)
+
   tasks = [(cfg.train.validate_every, validation)] if job.held_out else []
   tasks += [(cfg.train.sample_every, samples)] if job.previews else []
-  return tasks + [(cfg.train.save_every, lambda step, state: checkpoint.save(manager, state, cfg))]
+  return tasks + [(cfg.train.save_every, save)]
 
 
 class Report:
   """Writes metrics every `log_every` steps.  Those of a step are fetched when the next one is under way: no device waits."""
 
-  def __init__(self, cfg: Config, writer: metrics.Writer, *, peak: float | None):
+  def __init__(self, cfg: Config, writer: metrics.Writer, guard: Guard, *, peak: float | None):
+    self._guard = guard
     self._every, self._stop, self._writer = cfg.train.log_every, cfg.train.steps, writer
     self._progress = metrics.Progress(cfg.train.steps, peak=peak)
     self._pending = self._total = None
@@ -156,6 +201,8 @@ class Report:
     if self._pending is None:
       return
     (step, measured, work), self._pending = self._pending, None
+    measured = jax.device_get(measured)
+    self._guard.count(step, skipped=measured.skipped.total > 0)
     self._total = metrics.merged(self._total, measured)
     self._progress.stepped(step, work)
     if step % self._every == 0 or step == self._stop:
@@ -163,6 +210,10 @@ class Report:
       self._writer.scalars(step, values, prefix="train")
       say(self._progress.line(step, values))
       self._total = None
+
+  def forget(self) -> None:
+    """Drops what is pending and what is not written yet: those steps are undone."""
+    self._pending = self._total = None
 
   def pause(self):
     """A context for what is not training: waits for the steps under way, and stops the clock."""

@@ -8,6 +8,7 @@ import io
 import time
 from typing import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,30 +20,58 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 BINS = 5  # of the training time, for the loss by time
 
 
+@flax.struct.dataclass
+class Sum(metrics.Metric):
+  """The sum of one number per step."""
+
+  total: jax.Array
+  count: jax.Array  # of steps
+
+  @classmethod
+  def from_model_output(cls, value, **_):
+    return cls(total=jnp.float32(value), count=jnp.int32(1))
+
+  def merge(self, other):
+    return type(self)(total=self.total + other.total, count=self.count + other.count)
+
+  def compute(self):
+    return self.total
+
+
+def _loss(loss, updated=True, **_):
+  """The loss; no samples where the step was skipped (`updated`): it may be infinite, and one would spoil the mean."""
+  return dict(values=loss, mask=jnp.broadcast_to(updated, loss.shape))
+
+
 def _loss_in_bin(index):
   """The mean loss of the samples whose time lies in one of BINS equal parts of [0, 1]."""
 
-  def masked(loss, t, **_):
-    return dict(values=loss, mask=(t * BINS).astype(int).clip(0, BINS - 1) == index)
+  def masked(loss, t, updated=True, **_):
+    return dict(values=loss, mask=((t * BINS).astype(int).clip(0, BINS - 1) == index) & updated)
 
   return metrics.Average.from_fun(masked)
 
 
-def _alignment(t, alignment=None, **_):
+def _alignment(t, alignment=None, updated=True, **_):
   """The alignment loss; no samples where alignment is off."""
-  return dict(values=t if alignment is None else alignment, mask=jnp.full(t.shape, alignment is not None))
+  return dict(values=t if alignment is None else alignment, mask=jnp.full(t.shape, alignment is not None) & updated)
 
 
-_LOSSES = {"loss": metrics.Average.from_output("loss")}
+def _gradient_norm(gradient_norm, updated=True, **_):
+  return dict(values=gradient_norm[None], mask=jnp.asarray(updated)[None])
+
+
+_LOSSES = {"loss": metrics.Average.from_fun(_loss)}
 _LOSSES |= {f"loss_t{100 * i // BINS:02d}_{100 * (i + 1) // BINS}": _loss_in_bin(i) for i in range(BINS)}
 
 # Made inside jitted functions, merged on the host.
 ValidationMetrics = metrics.Collection.create(**_LOSSES)
 TrainMetrics = metrics.Collection.create(
     **_LOSSES,
-    gradient_norm=metrics.Average.from_output("gradient_norm"),  # before clipping
+    gradient_norm=metrics.Average.from_fun(_gradient_norm),  # before clipping
     alignment=metrics.Average.from_fun(_alignment),
     learning_rate=metrics.LastValue.from_output("learning_rate"),
+    skipped=Sum.from_fun(lambda updated=True, **_: dict(value=1 - updated)),  # batches that brought no update
 )
 
 

@@ -34,13 +34,16 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
                     plan: tuple[Segment, ...], measure: Callable = dict) -> Callable:
   """(state, batch) -> (state, measured), compiled for `mesh` at the first call with each shape of batch.
 
+  A batch whose loss or gradient is not finite changes nothing but `step`, the position in the data: weights, average and
+  optimizer, with its own count for the schedule, stay as they are.
+
   The given state is donated: its memory holds the new one.  Shardings are pinned, because with Auto axes XLA may return what it
   likes.  The jitted function itself is `.jitted`: it lowers from abstract arguments, on any number of devices.
 
   Args:
     plan: of the forward pass, from `plan_at`.
     measure: called inside the step with loss (B,), t (B,), gradient_norm () before clipping, learning_rate () and, if the plan is
-      tapped, alignment (B,), all by keyword.
+      tapped, alignment (B,), and updated () bool, all by keyword.
   """
   routed = any(segment.routed for segment in plan)
   shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
@@ -53,9 +56,13 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
       updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
     ema = moved_average(state.ema, params["model"], state.step, cfg.optimizer.ema)
+    norm = optax.global_norm(gradients)
+    updated = jnp.isfinite(norm) & jnp.isfinite(parts["loss"]).all()
+    params, ema, opt_state = jax.tree.map(lambda new, old: jnp.where(updated, new, old), (params, ema, opt_state),
+                                          (state.params, state.ema, state.opt_state))
     rate = optimizers.rate(state.step, cfg.optimizer, steps=cfg.train.steps)
     with jax.named_scope("metrics"):
-      measured = measure(**parts, t=draws.t, gradient_norm=optax.global_norm(gradients), learning_rate=rate)
+      measured = measure(**parts, t=draws.t, gradient_norm=norm, learning_rate=rate, updated=updated)
     return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), measured
 
   jitted = jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding(mesh)),

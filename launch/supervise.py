@@ -1,0 +1,35 @@
+"""Runs training and starts it again: python -m launch.supervise --workdir=DIR [--processes=2] -- --config=... [flags of train]
+
+All processes are on this machine, each with its own part of the devices; on a cluster, `launch/slurm/` and `launch/k8s/` do it.
+Whatever ends a process, the others are killed and all start from the last checkpoint, until the run is done, or three starts in a
+row bring no new checkpoint.  SIGTERM or Control-C saves and leaves, with the status of an interrupted run (75).  Statuses:
+`motif_jax/endings.py`.  --processes=1 --starts=1 only watches: the process is killed where it gives no sign of life.
+"""
+
+import argparse
+import functools
+import sys
+
+from motif_jax import supervise
+
+
+def main(argv: list[str]) -> int:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--workdir", required=True, help="of the run")
+  parser.add_argument("--processes", type=int, default=1)
+  parser.add_argument("--starts", type=int, default=3, help="in a row that may bring no new checkpoint")
+  parser.add_argument("--start_seconds", type=float, default=1800, help="until a process has begun to train")
+  parser.add_argument("--finish_seconds", type=float, default=600, help="for the last save, once told to end")
+  parser.add_argument("flags", nargs="*", help="of launch.train")
+  args = parser.parse_args(argv)
+  if min(args.processes, args.starts) < 1:
+    parser.error("--processes and --starts are at least 1.")
+  command = [sys.executable, "-m", "launch.train", f"--workdir={args.workdir}", *args.flags]
+  reached = functools.partial(supervise.newest_step, args.workdir)
+  return supervise.Supervisor(command, processes=args.processes, starts=args.starts, reached=reached,
+                              start_seconds=args.start_seconds, finish_seconds=args.finish_seconds,
+                              say=functools.partial(print, flush=True)).run()
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
