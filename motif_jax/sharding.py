@@ -24,6 +24,13 @@ RULES = (
     (r"output/(modulation|proj)/kernel", P(SHARDS, None)),  # (D, 2 D), (D, C pt ph pw)
     (r"projector/\w+/kernel", P(SHARDS, None)),  # (D, hidden), (hidden, hidden), (hidden, teacher_dim)
     (r".*/(bias|scale)", P()),
+    # Low-rank adapters: cut along the features, never along the rank.
+    (rf"{STACK}/((attention|cross)/(query|key|value)|mlp/\w+|modulation)/adapter/down", P(None, SHARDS, None)),  # (layer, D, r)
+    (rf"{STACK}/(attention|cross)/out/adapter/down", P(None, None, SHARDS, None)),  # (layer, N, dh, r)
+    (rf"{STACK}/(attention|cross)/(query|key|value)/adapter/up", P(None, None, None, SHARDS)),  # (layer, r, N, dh)
+    (rf"{STACK}/((attention|cross)/out|mlp/\w+|modulation)/adapter/up", P(None, None, SHARDS)),  # (layer, r, D)
+    (r"(\w+_embed|output)/\w+/adapter/down", P(SHARDS, None)),  # (in, r)
+    (r"(\w+_embed|output)/\w+/adapter/up", P(None, SHARDS)),  # (r, out)
 )
 
 # An array of the state that mirrors no parameter (counters, coefficients) is replicated, so it has to be small.

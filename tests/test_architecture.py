@@ -21,6 +21,7 @@ LAYERS = (
     ("model/blocks", "model/alignment"),
     ("model/stack",),
     ("model/transformer", "encoders/*"),
+    ("model/lora",),
     ("weights/*",),
     ("encoders/registry",),
     ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/guard", "sample", "budget/*"),

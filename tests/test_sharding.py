@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from configs import motif_2b
 from motif_jax import config, mesh as meshes, sharding
 from motif_jax.config import MeshConfig
-from motif_jax.model import alignment, transformer
+from motif_jax.model import alignment, lora, transformer
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import abstract_state, init_state
 from tests import tiny
@@ -35,6 +35,11 @@ LAYOUTS = {
 }
 
 
+def _abstract_adapter():
+  model = config.from_config_dict(motif_2b.get_config()).model
+  return jax.eval_shape(lambda key: lora.init(key, model, rank=32, targets=("*",)), jax.random.key(0))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_parameter_of_the_2b_model_has_exactly_one_rule(layout):
   for path, leaf in sharding.paths_of(_abstract_parameters(LAYOUTS[layout])):
@@ -42,7 +47,7 @@ def test_every_parameter_of_the_2b_model_has_exactly_one_rule(layout):
 
 
 def test_every_rule_is_used_by_some_layout():
-  trees = [_abstract_parameters(change) for change in LAYOUTS.values()]
+  trees = [_abstract_parameters(change) for change in LAYOUTS.values()] + [_abstract_adapter()]
   paths = [sharding.parameter_name(path) for tree in trees for path, _ in sharding.paths_of(tree)]
   for pattern, _ in sharding.RULES:
     assert any(sharding.re.fullmatch(pattern, path) for path in paths), pattern
@@ -57,6 +62,11 @@ def test_at_2b_no_split_moves_and_eight_devices_hold_an_eighth_each():
   for sizes in ((1, 8, 1), (1, 1, 8), (1, 2, 4)):
     shardings = sharding.parameter_shardings(params, meshes.make_mesh(MeshConfig(*sizes)))
     assert whole / 8 <= sharding.bytes_per_device(params, shardings) < 1.01 * whole / 8
+
+
+def test_an_adapter_of_every_kernel_is_split_where_the_table_says():
+  for path, leaf in sharding.paths_of(_abstract_adapter()):
+    assert sharding.fitted_spec(path, leaf.shape, 8) == sharding.spec_of(path, leaf.shape), path
 
 
 @pytest.mark.parametrize("path", [

@@ -35,7 +35,16 @@ class Linear(nn.Module):
     matrix = lambda key: self.kernel_init(key, (math.prod(inputs), math.prod(outputs))).reshape(*inputs, *outputs)
     kernel = self.param("kernel", matrix)
     bias = self.param("bias", ZEROS, outputs) if self.use_bias else None
-    return linear(x.astype(self.dtype), kernel, bias, self.axes)
+    x = x.astype(self.dtype)
+    return adapted(self, x, linear(x, kernel, bias, self.axes), self.axes)
+
+
+def adapted(layer: nn.Module, x: Array, out: Array, axes: int = 1) -> Array:
+  """What `layer` gives for x, `out`, plus what its low-rank adapter does; `out` where it has none (`model/lora.py`)."""
+  if not layer.has_variable("params", "adapter"):
+    return out
+  adapter = layer.get_variable("params", "adapter")
+  return out + linear(linear(x, adapter["down"], None, axes), adapter["up"], None)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -122,6 +131,7 @@ class Modulation(nn.Module):
     bias = self.param("bias", ZEROS, (self.count * width,))
     active = nn.silu(cond).astype(self.dtype)
     out = jnp.dot(active, _whole(kernel, active.dtype), preferred_element_type=jnp.float32) + bias.astype(active.dtype)
+    out = adapted(self, active, out)
     # Pinned: left to itself the partitioner spreads features over the mesh, and every split of them becomes a dozen permutes.
     parts = jnp.split(constrain(out, "batch", None)[:, None, :], self.count, axis=-1)
     return [constrain(part, "batch", None, None) for part in parts]

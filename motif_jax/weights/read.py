@@ -89,6 +89,13 @@ def read_tree(source: str | os.PathLike | Mapping[str, Tensor], table: Table, *,
                          for row in table.rows}, sep="/")
 
 
+def metadata(folder: str | os.PathLike) -> dict[str, str]:
+  """What the file, or the only file of a folder, says of itself beside its tensors."""
+  path, = _files(pathlib.Path(folder), [])
+  with open(path, "rb") as opened:
+    return json.loads(opened.read(int.from_bytes(opened.read(8), "little"))).get("__metadata__", {})
+
+
 def copy_block(tensor: Tensor, block: tables.Index) -> np.ndarray:
   """A copy of one block of a tensor.  All bytes of tensors come through here, and no others are touched."""
   if not math.prod(tensor.shape):

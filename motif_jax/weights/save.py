@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import shutil
+import types
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,18 @@ def size_of(dtype: np.dtype, shape: tuple[int, ...]) -> int:
   return math.prod(shape) * dtype.itemsize
 
 
-def _write_file(path, tensors, tensor_of):
-  header, at = {"__metadata__": {"format": "pt"}}, 0  # as torch's writers say; readers ask for it
+def write_file(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+  """Writes arrays as one safetensors file, whole or not at all."""
+  part = path.with_name(f".{path.name}.{os.getpid()}.part")
+  try:
+    _write_file(part, {name: (value.dtype, value.shape) for name, value in tensors.items()}, tensors.__getitem__, metadata)
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def _write_file(path, tensors, tensor_of, metadata=types.MappingProxyType({})):
+  header, at = {"__metadata__": {"format": "pt", **metadata}}, 0  # as torch's writers say; readers ask for it
   for name, (dtype, shape) in tensors.items():
     header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [at, at + size_of(dtype, shape)]}
     at += size_of(dtype, shape)
