@@ -172,6 +172,7 @@ class TrainConfig:
   log_every: int
   validate_every: int
   validation_batches: int
+  telemetry_every: int  # steps that also measure gradients by group, blocks and more (train/telemetry.py); 0: none
   sample_every: int
   save_every: int
   keep: int  # the newest checkpoints that stay

@@ -31,7 +31,7 @@ COUNTS = (
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
                 "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay", "train.keep_every", "train.keep_best",
-                "train.stall_seconds", "train.rollbacks",
+                "train.stall_seconds", "train.rollbacks", "train.telemetry_every",
                 "sample.guidance.threshold", "sample.guidance.momentum")
 SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "sample.guidance.rescale")
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("model/lora",),
     ("weights/*",),
     ("encoders/registry",),
-    ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/guard", "sample", "budget/*"),
+    ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/telemetry", "train/guard", "sample", "budget/*"),
     ("train/step", "train/checkpoint", "train/saved_config", "train/manifest", "train/retention",
      "train/stored", "train/damage", "train/partial", "train/conversion", "train/evaluate", "train/interrupt", "train/lock",
      "train/watchdog", "evaluate/*"),

@@ -1,6 +1,7 @@
 """Claims about metrics, the TensorBoard file and the progress line."""
 
 import io
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from motif_jax.config import BucketConfig
 from motif_jax.train import metrics
 
 T = jnp.array([0.0, 0.1, 0.2, 0.39, 0.95, 1.0])
@@ -58,12 +60,32 @@ def test_tensorboard_reads_what_was_written(tmp_path):
   writer.scalars(7, {"loss": 0.5, "gradient_norm": 2.0}, prefix="train")
   writer.clips(8, {"a red circle": video}, fps=10)
   writer.close()
-  (file,) = tmp_path.iterdir()
+  (file,) = tmp_path.glob("events*")
   events = [(e.step, v) for e in EventFileLoader(str(file)).Load() for v in e.summary.value]
   assert [(step, v.tag) for step, v in events] == [(7, "train/loss"), (7, "train/gradient_norm"), (8, "samples/a red circle")]
   assert events[0][1].tensor.float_val[0] == 0.5
   width, height, picture = events[2][1].tensor.string_val
   assert (width, height) == (b"12", b"8") and Image.open(io.BytesIO(picture)).n_frames == 5
+
+
+def test_scalars_stand_in_json_lines_too(tmp_path):
+  writer = metrics.Writer(tmp_path)
+  for step in (7, 8):
+    writer.scalars(step, {"loss": 0.5 * step, "update/single": 1.23456789e-3}, prefix="train")
+  writer.scalars(9, {}, prefix="train")
+  writer.close()
+  lines = [json.loads(line) for line in (tmp_path / metrics.SCALARS).read_text().splitlines()]
+  assert lines == [{"step": 7, "train/loss": 3.5, "train/update/single": 0.00123457},
+                   {"step": 8, "train/loss": 4.0, "train/update/single": 0.00123457}]
+
+
+def test_losses_are_told_by_bucket_where_there_are_several():
+  both = {bucket: metrics.merged(None, metrics.measure(loss=LOSS * (1 + i), t=T, gradient_norm=jnp.array(2.0),
+                                                       learning_rate=jnp.array(0.5)))
+          for i, bucket in enumerate((BucketConfig(5, 16, 24), BucketConfig(1, 16, 24)))}
+  told = metrics.by_bucket(both)
+  assert told["loss/1x16x24"] == pytest.approx(2 * told["loss/5x16x24"]) and "learning_rate/1x16x24" not in told
+  assert metrics.by_bucket(dict(list(both.items())[:1])) == {}
 
 
 def test_a_gif_holds_the_frames_at_their_speed():

@@ -48,7 +48,7 @@ traces = []  # one entry per trace of `_adamw_step`
 @functools.cache
 def _adamw_step(cfg):
   """The step that most tests share, on one device."""
-  measure = lambda **parts: traces.append(1) or metrics.measure(**parts)
+  measure = lambda **parts: traces.append(1) or (metrics.measure(**parts), {})
   return make_train_step(cfg, _mesh(1, 1, 1), ADAMW, plan=plan_at(cfg, 0), measure=measure)
 
 
@@ -82,7 +82,7 @@ def test_first_steps_are_unchanged():
   state, got = _state(_mesh(1, 1, 1), ADAMW), []
   for i in range(len(GOLDEN)):
     state, measured = _adamw_step(CFG)(state, tiny.batch(CFG, i))
-    values = metrics.values_of(metrics.merged(None, measured))
+    values = metrics.values_of(metrics.merged(None, measured[0]))
     got.append((values["loss"], values["alignment"], values["gradient_norm"]))
   np.testing.assert_allclose(got, GOLDEN, rtol=1e-3, err_msg=(
       "The first training steps moved. If you meant to change numerics, initialisation, RNG use or a default, paste the new "
@@ -116,7 +116,7 @@ def _job(folder, *, stop_in=None, seen=None, held_out=(), previews=None):
 @pytest.fixture
 def compiled(monkeypatch):
   """Loops share one compiled step, and start from a state that needs no compiling."""
-  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, plan, measure: _adamw_step(cfg))
+  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, plan, measure, of_block: _adamw_step(cfg))
   monkeypatch.setattr(loop, "init_state", lambda key, cfg, mesh, optimizer, weights: _state(mesh, optimizer))
 
 
@@ -148,10 +148,10 @@ def test_the_log_says_what_runs_and_how_it_goes(tmp_path, compiled, capsys):
 
 def test_validation_is_the_same_every_time_and_in_runs_of_other_seeds_and_densities():
   mesh = _mesh(1, 1, 1)
-  ema, held_out = _state(mesh, SGD).ema, [tiny.batch(CFG, i) for i in (7, 8)]
+  ema, held_out = _state(mesh, SGD).ema, [(None, tiny.batch(CFG, i)) for i in (7, 8)]
   other = dataclasses.replace(CFG, seed=5, times=dataclasses.replace(CFG.times, shift=4.0))
   first, again = (evaluate.validate(evaluate.make_validation_step(cfg, mesh), ema, held_out, mesh) for cfg in (CFG, other))
-  assert first == again and len(first) == 1 + metrics.BINS
+  assert first == again and len(first) == 2 + metrics.BINS and first["caption_gain"]
   alone = evaluate.validate(evaluate.make_validation_step(CFG, mesh), ema, held_out[:1], mesh)
   assert alone["loss"] != first["loss"]
 

@@ -1,9 +1,11 @@
 """Validation: the loss of the averaged weights on held-out records, at fixed times and with fixed noise."""
 
+import functools
 from typing import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from motif_jax import mesh as meshes
@@ -37,9 +39,20 @@ def make_validation_step(cfg: Config, mesh: Mesh) -> Callable:
   return run
 
 
-def validate(step: Callable, ema: dict, batches: Iterable[dict], mesh: Mesh) -> dict[str, float]:
-  """Name -> value of the validation metrics over host `batches`; empty where there are none."""
-  total = None
-  for index, batch in enumerate(batches):
-    total = metrics.merged(total, step(ema, meshes.global_batch(mesh, batch), index))
-  return {} if total is None else metrics.values_of(total)
+def validate(step: Callable, ema: dict, batches: Iterable[tuple], mesh: Mesh) -> dict[str, float]:
+  """Name -> value of the validation metrics over (bucket, host batch) pairs; empty where there are none.
+
+  caption_gain says what the captions are worth: by how much the loss rises, as a share of it, where each sample of a batch is
+  given the caption of its neighbour.  It stays at zero where captions are wrong, or do not get through to the model.
+  """
+  of_buckets, strangers = {}, None
+  for index, (bucket, batch) in enumerate(batches):
+    measured = jax.device_get(step(ema, meshes.global_batch(mesh, batch), index))
+    of_buckets[bucket] = metrics.merged(of_buckets.get(bucket), measured)
+    swapped = batch | {name: np.roll(batch[name], 1, axis=0) for name in ("text", "text_mask")}
+    strangers = metrics.merged(strangers, step(ema, meshes.global_batch(mesh, swapped), index))
+  if not of_buckets:
+    return {}
+  values = metrics.values_of(functools.reduce(metrics.merged, of_buckets.values()))
+  gain = metrics.values_of(strangers)["loss"] / values["loss"] - 1
+  return values | metrics.by_bucket(of_buckets) | {"caption_gain": gain}

@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 
 from motif_jax import mesh as meshes, sample, sharding
 from motif_jax.budget import throughput
-from motif_jax.config import Config
+from motif_jax.config import BucketConfig, Config
 from motif_jax.data import buckets, dataset as datasets, pipeline
 from motif_jax.encoders import registry
 from motif_jax.model import routing
-from motif_jax.train import checkpoint, metrics
+from motif_jax.train import checkpoint, metrics, telemetry
 from motif_jax.train.evaluate import make_validation_step, validate
 from motif_jax.train.guard import Guard
 from motif_jax.train.interrupt import Interrupt
@@ -42,6 +42,7 @@ class Job:
   batches: Callable[[int], Iterator]  # step -> iterator of (bucket, host batch) from that step on
   held_out: Sequence = ()  # (bucket, host batch) pairs for validation
   previews: Callable | None = None  # EMA parameters -> {name: video (F, H, W, 3) uint8}
+  text_empty: np.ndarray | None = None  # (1, text_dim), the features of a dropped caption
 
 
 def train(cfg: Config, workdir: str) -> TrainState:
@@ -65,7 +66,7 @@ def prepare(cfg: Config, workdir: str) -> Job:
       batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, patch=cfg.model.patch,
                                               **share),
       held_out=pipeline.validation_batches(cfg.data, dataset, count=cfg.train.validation_batches, **share),
-      previews=Previews(cfg, mesh) if cfg.sample.prompts else None,
+      previews=Previews(cfg, mesh) if cfg.sample.prompts else None, text_empty=np.asarray(dataset.meta.text_empty, np.float32),
   )
 
 
@@ -90,8 +91,8 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
   """
   cfg, mesh, optimizer = job.cfg, job.mesh, job.optimizer
   abstract = abstract_state(cfg, optimizer)
-  steps = {}  # by plan, each compiled when it is first needed
-  seen = set()  # (plan, bucket) that were compiled
+  steps = {}  # by plan and whether they measure closely, each compiled when it is first needed
+  seen = set()  # (plan, whether closely, bucket) that were compiled
   with contextlib.ExitStack() as stack:
     watchdog = stack.enter_context(Watchdog(cfg.train.stall_seconds, heartbeat))
     manager = stack.enter_context(checkpoint.make_manager(job.workdir, cfg.train))
@@ -108,14 +109,16 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
     interrupted = False
     while step < cfg.train.steps:
       plan = plan_at(cfg, step)
-      if plan not in steps:
-        steps[plan] = make_train_step(cfg, mesh, optimizer, plan=plan, measure=metrics.measure)
+      closely = cfg.train.telemetry_every > 0 and (step + 1) % cfg.train.telemetry_every == 0
+      if (plan, closely) not in steps:
+        how = telemetry.closely(job.text_empty) if closely else telemetry.LIGHTLY
+        steps[plan, closely] = make_train_step(cfg, mesh, optimizer, plan=plan, **how)
       bucket, batch = next(source)
-      watchdog.beat(slow=(plan, bucket) not in seen)
-      seen.add((plan, bucket))
-      state, measured = steps[plan](state, meshes.global_batch(mesh, batch))
-      report.add(step + 1, measured, throughput.step_work(cfg, batch["latents"].shape[1:4], batch["text"].shape[1], plan,
-                                                          tuple(mesh.shape.values())))
+      watchdog.beat(slow=(plan, closely, bucket) not in seen)
+      seen.add((plan, closely, bucket))
+      state, measured = steps[plan, closely](state, meshes.global_batch(mesh, batch))
+      report.add(step + 1, bucket, measured, throughput.step_work(cfg, batch["latents"].shape[1:4], batch["text"].shape[1], plan,
+                                                                  tuple(mesh.shape.values())))
       interrupted = interrupt.agreed()
       if interrupted:
         break
@@ -164,7 +167,7 @@ def _tasks(job, writer, manager, guard) -> list[tuple[int, Callable]]:
   validation_step = make_validation_step(cfg, job.mesh)
 
   def validation(step, state):
-    values = validate(validation_step, state.ema, [batch for _, batch in job.held_out], job.mesh)
+    values = validate(validation_step, state.ema, job.held_out, job.mesh)
     writer.scalars(step, values, prefix="validation")
     say(f"step {step}/{cfg.train.steps}  validation loss {values['loss']:.4g}")
 
@@ -190,30 +193,36 @@ class Report:
     self._every, self._stop, self._writer = cfg.train.log_every, cfg.train.steps, writer
     self._progress = metrics.Progress(cfg.train.steps, peak=peak)
     self._pending = self._total = None
+    self._by_bucket: dict = {}
 
-  def add(self, step: int, measured, work: throughput.Work) -> None:
-    """Takes the metrics of `step`, just dispatched, and fetches those of the step before."""
+  def add(self, step: int, bucket: BucketConfig | None, measured: tuple, work: throughput.Work) -> None:
+    """Takes the metrics and the telemetry of `step`, just dispatched, and fetches those of the step before."""
     self.flush()
-    self._pending = step, measured, work
+    self._pending = step, bucket, measured, work
 
   def flush(self) -> None:
     """Fetches what is pending; writes where it is time to."""
     if self._pending is None:
       return
-    (step, measured, work), self._pending = self._pending, None
+    (step, bucket, (measured, closely), work), self._pending = self._pending, None
     measured = jax.device_get(measured)
     self._guard.count(step, skipped=measured.skipped.total > 0)
     self._total = metrics.merged(self._total, measured)
+    self._by_bucket[bucket] = metrics.merged(self._by_bucket.get(bucket), measured)
+    if closely:
+      self._writer.scalars(step, telemetry.named(closely), prefix="telemetry")
     self._progress.stepped(step, work)
     if step % self._every == 0 or step == self._stop:
       values = metrics.values_of(self._total) | self._progress.rates(step)
       self._writer.scalars(step, values, prefix="train")
+      self._writer.scalars(step, metrics.by_bucket(self._by_bucket), prefix="train")
       say(self._progress.line(step, values))
-      self._total = None
+      self._total, self._by_bucket = None, {}
 
   def forget(self) -> None:
     """Drops what is pending and what is not written yet: those steps are undone."""
     self._pending = self._total = None
+    self._by_bucket = {}
 
   def pause(self):
     """A context for what is not training: waits for the steps under way, and stops the clock."""

@@ -1,5 +1,6 @@
 """The training objective: what is drawn at random, and how the network's velocity is scored."""
 
+from collections.abc import Callable
 import dataclasses
 import math
 from typing import NamedTuple
@@ -54,14 +55,18 @@ def draw_conditioned(key: Array, batch: int, frames: int, *, share: float) -> Ar
   return jax.random.uniform(key, (batch,)) < share
 
 
-def objective(params: dict, cfg: Config, batch: dict, draws: Draws, plan: tuple[Segment, ...]) -> tuple[Array, dict]:
-  """The loss () that training descends, and its parts per sample: loss (B,) of the velocity and, with a tap, alignment (B,)."""
+def objective(params: dict, cfg: Config, batch: dict, draws: Draws, plan: tuple[Segment, ...],
+              of_block: Callable | None = None) -> tuple[Array, dict]:
+  """The loss () that training descends, and its parts per sample: loss (B,) of the velocity, with a tap alignment (B,), and with
+  `of_block` what it measures of each block, blocks: kind -> {name: (B, blocks)}."""
   latents = batch["latents"]
   noisy = path.interpolate(latents, draws.noise, draws.t)
   inputs = network_input(noisy, batch["first_frame"], draws.t, draws.conditioned)
   velocity, aux = transformer.apply(params["model"], cfg.model, inputs, draws.t, batch["text"], text_mask=batch["text_mask"],
-                                    plan=plan, route=draws.route)
+                                    plan=plan, route=draws.route, measure=of_block)
   parts = {"loss": flow_matching(velocity, path.velocity(latents, draws.noise))}
+  if of_block is not None:
+    parts["blocks"] = aux.measured
   total = jnp.mean(parts["loss"])
   tap = next((segment for segment in plan if segment.tap), None)
   if tap is not None:

@@ -5,6 +5,8 @@ clu.metric_writers imports TensorFlow; tensorboard's own event writer does not.
 
 import contextlib
 import io
+import json
+import pathlib
 import time
 from typing import Callable
 
@@ -17,6 +19,9 @@ from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from motif_jax.data import buckets
+
+SCALARS = "scalars.jsonl"  # in the work directory
 BINS = 5  # of the training time, for the loss by time
 
 
@@ -90,14 +95,30 @@ def values_of(collection: metrics.Collection) -> dict[str, float]:
   return {name: float(m.compute()) for name, m in filled.items()}
 
 
+def by_bucket(collections: dict) -> dict[str, float]:
+  """The values of metrics by bucket, name/bucket -> value; empty where all samples were of one."""
+  if len(collections) < 2:
+    return {}
+  return {f"{name}/{buckets.name(bucket)}": value for bucket, collection in collections.items()
+          for name, value in values_of(collection).items() if name.startswith("loss")}
+
+
 class Writer:
-  """Writes scalars and clips for TensorBoard into `folder`; does nothing on processes other than the first."""
+  """Writes scalars and clips for TensorBoard into `folder`; does nothing on processes other than the first.
+
+  Scalars also go to a file of JSON lines, {"step": 50, "train/loss": 0.5, ...}, which `launch.curves` draws.
+  """
 
   def __init__(self, folder: str):
     self._events = EventFileWriter(str(folder)) if jax.process_index() == 0 else None
+    self._lines = pathlib.Path(folder) / SCALARS
 
   def scalars(self, step: int, values: dict[str, float], *, prefix: str) -> None:
     """Writes `values` under the names prefix/name."""
+    if not self._events or not values:
+      return
+    with self._lines.open("a") as file:
+      file.write(json.dumps({"step": step} | {f"{prefix}/{name}": float(f"{v:.6g}") for name, v in values.items()}) + "\n")
     self._write(step, [summary_pb2.Summary.Value(tag=f"{prefix}/{name}", simple_value=v) for name, v in values.items()])
 
   def clips(self, step: int, clips: dict[str, np.ndarray], *, fps: int) -> None:

@@ -16,7 +16,7 @@ CAME_LATER = {
                      log_variance=False),
     "data": dict(batch_tokens=0, pattern=(), weights=(), sample_latents=False),
     "train": dict(keep_every=0, keep_best=0, best_by="validation/loss", best_is="lowest", verify=False, skips_in_row=5, rollbacks=3,
-                  stall_seconds=0.0),
+                  stall_seconds=0.0, telemetry_every=0),
 }
 CLASSIFIER_FREE = dict(rule="classifier_free", rescale=0.0, momentum=0.0, threshold=0.0, eta=1.0, interval=(0.0, 1.0),
                        together=True)

@@ -31,7 +31,7 @@ def plan_at(cfg: Config, step: int) -> tuple[Segment, ...]:
 
 
 def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation, *,
-                    plan: tuple[Segment, ...], measure: Callable = dict) -> Callable:
+                    plan: tuple[Segment, ...], measure: Callable = dict, of_block: Callable | None = None) -> Callable:
   """(state, batch) -> (state, measured), compiled for `mesh` at the first call with each shape of batch.
 
   A batch whose loss or gradient is not finite changes nothing but `step`, the position in the data: weights, average and
@@ -44,6 +44,8 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
     plan: of the forward pass, from `plan_at`.
     measure: called inside the step with loss (B,), t (B,), gradient_norm () before clipping, learning_rate () and, if the plan is
       tapped, alignment (B,), and updated () bool, all by keyword.
+    of_block: measures each block (`stack.run_span`); `measure` then gets also blocks, kind -> {name: (B, blocks)}, and what the
+      step moves: params, updates, gradients, ema (before the step), conditioned (B,), text, text_mask.
   """
   routed = any(segment.routed for segment in plan)
   shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
@@ -51,7 +53,7 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
   def step(state: TrainState, batch: dict):
     key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
     draws = losses.draw(key, cfg, batch["latents"].shape, routed=routed)
-    parts, gradients = accumulated(state.params, cfg, batch, draws, plan, shardings.params)
+    parts, gradients = accumulated(state.params, cfg, batch, draws, plan, shardings.params, of_block=of_block)
     with jax.named_scope("optimizer"):
       updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
@@ -61,6 +63,9 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
     params, ema, opt_state = jax.tree.map(lambda new, old: jnp.where(updated, new, old), (params, ema, opt_state),
                                           (state.params, state.ema, state.opt_state))
     rate = optimizers.rate(state.step, cfg.optimizer, steps=cfg.train.steps)
+    if of_block is not None:
+      parts |= dict(params=state.params, updates=updates, gradients=gradients, ema=state.ema, conditioned=draws.conditioned,
+                    text=batch["text"], text_mask=batch["text_mask"])
     with jax.named_scope("metrics"):
       measured = measure(**parts, t=draws.t, gradient_norm=norm, learning_rate=rate, updated=updated)
     return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), measured
@@ -77,7 +82,7 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
 
 
 def accumulated(params: dict, cfg: Config, batch: dict, draws: losses.Draws, plan: tuple[Segment, ...],
-                shardings: dict) -> tuple[dict, dict]:
+                shardings: dict, *, of_block: Callable | None = None) -> tuple[dict, dict]:
   """The parts of the objective, per sample, and the gradients of its mean, computed in `train.accumulate` microbatches.
 
   Draws come in for the whole batch, so that the number of microbatches changes neither.  `shardings`: of the parameters, and so
@@ -86,17 +91,17 @@ def accumulated(params: dict, cfg: Config, batch: dict, draws: losses.Draws, pla
   count = cfg.train.accumulate
   gradient = jax.value_and_grad(losses.objective, has_aux=True)
   if count == 1:
-    (_, parts), gradients = gradient(params, cfg, batch, draws, plan)
+    (_, parts), gradients = gradient(params, cfg, batch, draws, plan, of_block)
     return parts, gradients
 
   def add(total, rows):
-    (_, parts), new = gradient(params, cfg, *rows, plan)
+    (_, parts), new = gradient(params, cfg, *rows, plan, of_block)
     total = jax.tree.map(lambda old, x: old + x.astype(jnp.float32) / count, total, new)
     return jax.lax.with_sharding_constraint(total, shardings), parts
 
   zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), params)
   total, parts = jax.lax.scan(add, jax.lax.with_sharding_constraint(zeros, shardings), microbatches((batch, draws), count))
-  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1), parts), total
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), parts), total
 
 
 def microbatches(tree, count: int):
