@@ -72,7 +72,11 @@ def get_config() -> ConfigDict:
       telemetry_every=100,  # such steps tell more of themselves (docs/telemetry.md), in a second compiled program; 0: none
   ))
   c.sample = ConfigDict(dict(
-      sampler="euler", steps=50, shift=15.0, prompts=(), fps=24,
+      sampler="euler", steps=50, prompts=(), fps=24,
+      shift=15.0, image_shift=8.0,  # of the times towards noise: the release's from text, and from a picture
+      token_shift=dict(kind="none", between=(256, 4096), mu=(0.5, 1.15)),  # "exponential" or "linear": in the place of both
+      sigmas=(),  # the times themselves, such as (1.0, 0.9, 0.6): as many as steps
+      cache=dict(skip=(), order=1),  # steps not computed: `launch.calibrate` finds them and their error
       guidance=dict(  # the release's (model.md section 3.5): projected, per latent frame
           rule="projected", scale=8.0,  # no guidance: scale 0 of "projected", 1 of "classifier_free"
           momentum=0.1, threshold=12.0, eta=0.0,  # of "projected" alone

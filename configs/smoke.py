@@ -25,7 +25,8 @@ def get_config():
       steps=2400, log_every=50, validate_every=400, validation_batches=4, sample_every=1200, save_every=400, keep=2,
   ))
   c.sample.update(dict(
-      steps=30, shift=5.0, guidance=dict(rule="classifier_free", scale=2.0), fps=8, bucket=dict(frames=9, height=32, width=32),
+      steps=30, shift=5.0, image_shift=5.0, guidance=dict(rule="classifier_free", scale=2.0), fps=8,
+      bucket=dict(frames=9, height=32, width=32),
       prompts=(
           "A small red square moves left on a white background.", "A large green ring moves up on a black background.",
           "A large blue triangle stays still on a grey background.", "A small yellow cross moves right on a teal background.",

@@ -13,7 +13,9 @@ from motif_jax.config_rules import CHOICES
 SAMPLING = {
     "sampler": ("sampler", str, ", ".join(CHOICES["sample.sampler"])),
     "steps": ("steps", int, None),
-    "shift": ("shift", float, "of the sampling times towards noise"),
+    "shift": ("shift", float, "of the sampling times towards noise; from a picture the config's default is another"),
+    "token_shift": ("token_shift.kind", str, "by the number of video tokens: " + ", ".join(CHOICES["sample.token_shift.kind"])),
+    "sigmas": ("sigmas", str, "the sampling times themselves, such as 1,0.9,0.6"),
     "rule": ("guidance.rule", str, "of guidance: " + ", ".join(CHOICES["sample.guidance.rule"])),
     "guidance": ("guidance.scale", float, "its scale; none is 1 with classifier_free and 0 with projected"),
     "rescale": ("guidance.rescale", float, "share of the result that gets the deviation of the conditional velocity"),
@@ -31,20 +33,36 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(f"--{name}", type=kind, help=said)
 
 
-def sampling(args: argparse.Namespace, cfg: Config) -> tuple[Config, dict]:
-  """(`cfg` with those flags in it, all of them with every default filled in); ValueError for what cannot be."""
+def sampling(args: argparse.Namespace, cfg: Config, *, picture: bool = False) -> tuple[Config, dict]:
+  """(`cfg` with those flags in it, all of them with every default filled in), for videos that start from a picture or not.
+
+  ValueError for what cannot be.
+  """
   values = config.to_dict(cfg)
+  given = {name: kind(getattr(args, name)) for name, kind in READ.items() if getattr(args, name) is not None}
+  given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None} | given
+  if given.get("sigmas"):
+    given = {"steps": len(given["sigmas"]) - (given["sigmas"][-1] == 0)} | given
+  elif "steps" in given or "shift" in given:  # of a grid, so no longer the config's own times
+    given = {"sigmas": ()} | given
+  if "shift" in given:
+    given = {"token_shift": "none"} | given
   settings = {}
   for name, (path, _, _) in SAMPLING.items():
-    *above, key = path.split(".")
+    *above, key = ("image_shift" if picture and name == "shift" else path).split(".")
     section = values["sample"][above[0]] if above else values["sample"]
-    given = getattr(args, name)
-    if given is not None:
-      section[key] = {"interval": _interval, "together": bool}.get(name, lambda x: x)(given)
-    settings[name] = section[key]
+    section[key] = settings[name] = given.get(name, section[key])
   settings["interval"] = "{:g}:{:g}".format(*settings["interval"])
   settings["together"] = int(settings["together"])
+  settings["sigmas"] = ",".join(map(str, settings["sigmas"]))
   return config.from_config_dict(values), settings
+
+
+def _sigmas(text):
+  try:
+    return tuple(float(part) for part in text.split(",") if part.strip())
+  except ValueError as e:
+    raise ValueError(f"--sigmas={text} is not a list of times that fall from 1 (noise) to 0 (data), such as 1,0.9,0.6.") from e
 
 
 def _interval(text):
@@ -53,6 +71,9 @@ def _interval(text):
   except ValueError as e:
     raise ValueError(f"--interval={text} is not FROM:TO, two times between 0 (data) and 1 (noise), such as 0.1:0.9.") from e
   return low, high
+
+
+READ = {"interval": _interval, "together": bool, "sigmas": _sigmas}  # flags whose text is read further
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -100,7 +100,7 @@ def prepare(args: argparse.Namespace) -> Job:
   moved = {role: getattr(args, f"{role}_weights") for role in ROLES if getattr(args, f"{role}_weights") is not None}
   weights = dataclasses.replace(cfg.encoders.weights, **moved)
   cfg = dataclasses.replace(cfg, encoders=dataclasses.replace(cfg.encoders, weights=weights))
-  cfg, how = arguments.sampling(args, cfg)
+  cfg, how = arguments.sampling(args, cfg, picture=args.image is not None)
   codec, text = sample.encoders_of(cfg, mesh)
   bucket = one_bucket(args.bucket) if args.bucket else cfg.sample.bucket
   sample.latent_grid(cfg, codec, bucket)

@@ -199,10 +199,31 @@ class GuidanceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenShiftConfig:
+  """A shift that grows with the clip: mu is linear in its video tokens, through (between[0], mu[0]) and (between[1], mu[1])."""
+
+  kind: str  # "exponential": the shift is exp(mu); "linear": mu; "none": it does not depend on tokens
+  between: tuple[int, int]
+  mu: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheConfig:
+  """Steps whose velocity is foretold and not computed: inexact (`flow/caching.py`).  None: exact."""
+
+  skip: tuple[int, ...]  # numbers of these steps, the first of all being 0
+  order: int  # 0: the velocity last computed; 1: along the line through the last two
+
+
+@dataclasses.dataclass(frozen=True)
 class SampleConfig:
   sampler: str  # a key of `flow.samplers.SAMPLERS`
   steps: int
-  shift: float
+  shift: float  # of the times, from text alone
+  image_shift: float  # the same from a picture
+  token_shift: TokenShiftConfig  # takes the place of both unless it is "none"
+  sigmas: tuple[float, ...]  # the times themselves, `steps` of them and the last 0; (): by the shift
+  cache: CacheConfig
   guidance: GuidanceConfig
   prompts: tuple[str, ...]  # shown in TensorBoard during training
   bucket: BucketConfig

@@ -20,6 +20,7 @@ CHOICES = {
     "train.best_is": ("lowest", "highest"),
     "sample.sampler": ("euler", "heun", "unipc", "dpmpp"),
     "sample.guidance.rule": ("classifier_free", "projected"),
+    "sample.token_shift.kind": ("none", "exponential", "linear"),
 }
 # Numbers that must be at least 1, and that must be positive.
 COUNTS = (
@@ -28,7 +29,8 @@ COUNTS = (
     "train.accumulate", "train.log_every", "train.validate_every", "train.validation_batches", "train.sample_every",
     "train.save_every", "train.keep", "train.skips_in_row", "sample.steps", "sample.fps",
 )
-POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift")
+POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift",
+            "sample.image_shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
                 "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay", "train.keep_every", "train.keep_best",
                 "train.stall_seconds", "train.rollbacks", "train.telemetry_every",
@@ -51,7 +53,7 @@ def check(cfg) -> list[str]:
                                  (NOT_NEGATIVE, lambda x: x >= 0, "0 or more"),
                                  (SHARES, lambda x: 0 <= x <= 1, "a share between 0 and 1")):
     wrong += [f"{path} is {_at(cfg, path)}, expected {expected}." for path in paths if not holds(_at(cfg, path))]
-  return wrong + _check_model(cfg.model) + _check_recipe(cfg)
+  return wrong + _check_model(cfg.model) + _check_recipe(cfg) + _check_sample(cfg.sample)
 
 
 def _at(cfg, path: str):
@@ -107,12 +109,32 @@ def _check_recipe(cfg) -> list[str]:
     wrong.append(f"optimizer.ema is {cfg.optimizer.ema}, expected a decay in [0, 1).")
   if cfg.train.keep_best and cfg.train.best_by.startswith("validation/") and not cfg.data.validation:
     wrong.append(f"train.keep_best is {cfg.train.keep_best}, by {cfg.train.best_by}, but data.validation 0 holds nothing out.")
-  low, high = cfg.sample.guidance.interval
-  if not 0 <= low < high <= 1:
-    wrong.append(f"sample.guidance.interval is ({low:g}, {high:g}), expected times 0 <= from < to <= 1; (0.0, 1.0) is always.")
   sizes = dataclasses.astuple(cfg.mesh)
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     wrong.append(f"mesh (data, fsdp, sequence) = {sizes}: each must be positive, and at most one -1 (takes what is left).")
+  return wrong
+
+
+def _check_sample(how) -> list[str]:
+  wrong = []
+  low, high = how.guidance.interval
+  if not 0 <= low < high <= 1:
+    wrong.append(f"sample.guidance.interval is ({low:g}, {high:g}), expected times 0 <= from < to <= 1; (0.0, 1.0) is always.")
+  sigmas, walked = how.sigmas, len(how.sigmas) - (how.sigmas[-1:] == (0.0,))
+  if sigmas and not (sigmas[0] <= 1 and sigmas[-1] >= 0 and all(b < a for a, b in zip(sigmas, sigmas[1:]))):
+    wrong.append(f"sample.sigmas are {sigmas}, expected times that fall, from at most 1 (noise) on, none below 0 (data).")
+  elif sigmas and walked != how.steps:
+    wrong.append(f"sample.sigmas are {walked} steps (a 0 at their end is none) but sample.steps is {how.steps}; make them equal.")
+  (first, last), mu = how.token_shift.between, how.token_shift.mu
+  if not 0 < first < last or how.token_shift.kind == "linear" and min(mu) <= 0:
+    wrong.append(f"sample.token_shift has between=({first}, {last}) and mu={mu}, expected tokens 0 < first < last, and of kind "
+                 "'linear' positive mu.")
+  skip = how.cache.skip
+  if any(b <= a for a, b in zip((0, *skip), skip)) or skip[-1:] >= (how.steps,):
+    wrong.append(f"sample.cache.skip is {skip}, expected numbers of steps that rise, from 1 (step 0 has nothing to go by) to "
+                 f"{how.steps - 1}, sample.steps less 1.")
+  if how.cache.order not in (0, 1):
+    wrong.append(f"sample.cache.order is {how.cache.order}, expected 0 (the last velocity) or 1 (the line through the last two).")
   return wrong
 
 

@@ -4,6 +4,7 @@ The interesting part is `_integrate`: the network with its conditions becomes a 
 sampler follows from noise to data.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -14,9 +15,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from motif_jax import mesh as meshes
-from motif_jax.config import BucketConfig, Config, GuidanceConfig, ModelConfig
+from motif_jax.config import BucketConfig, Config, GuidanceConfig, ModelConfig, SampleConfig
 from motif_jax.encoders import registry
-from motif_jax.flow import guidance as guidances, samplers, times
+from motif_jax.flow import caching, guidance as guidances, samplers, times
 from motif_jax.model import transformer
 from motif_jax.model.conditioning import network_input
 
@@ -81,9 +82,28 @@ def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Ar
   """
   indices = np.arange(len(text)) if indices is None else np.asarray(indices)
   how = cfg.sample
-  walk = samplers.rows_of(times.grid(how.steps, how.shift), how.sampler)
-  return _integrate(params, (text, mask), (empty_text, empty_mask), key, indices, walk, first_frame, image,
-                    model=cfg.model, latent_grid=tuple(grid), sampler=how.sampler, guidance=how.guidance)
+  walk = samplers.rows_of(times_of(cfg, grid, picture=first_frame is not None), how.sampler)
+  return _integrate(params, (text, mask), (empty_text, empty_mask), key, indices, walk, computed_steps(how), first_frame, image,
+                    model=cfg.model, latent_grid=tuple(grid), sampler=how.sampler, guidance=how.guidance, order=how.cache.order)
+
+
+def shift_of(cfg: Config, grid: tuple[int, int, int], *, picture: bool) -> float:
+  """The shift of the sampling times for latents of `grid` (F, H, W), from a picture or from text alone."""
+  how, tokens = cfg.sample, int(np.prod(grid)) // int(np.prod(cfg.model.patch))
+  if how.token_shift.kind != "none":
+    return times.shift_for(tokens, **dataclasses.asdict(how.token_shift))
+  return how.image_shift if picture else how.shift
+
+
+def times_of(cfg: Config, grid: tuple[int, int, int], *, picture: bool) -> np.ndarray:
+  """The sampling times (steps + 1,), from 1 to 0, for latents of `grid` (F, H, W), from a picture or from text alone."""
+  how = cfg.sample
+  return times.explicit(how.sigmas) if how.sigmas else times.grid(how.steps, shift_of(cfg, grid, picture=picture))
+
+
+def computed_steps(how: SampleConfig) -> np.ndarray | None:
+  """Whether each step's velocity is computed, (steps,); None where all are."""
+  return ~np.isin(np.arange(how.steps), how.cache.skip) if how.cache.skip else None
 
 
 def decode(codec, latents: Array) -> Array:
@@ -123,11 +143,19 @@ def initial_noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:
   return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))(indices)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "latent_grid", "sampler", "guidance"))
-def _integrate(params, text, empty, key, indices, walk, first_frame, image, *, model: ModelConfig, latent_grid, sampler,
-               guidance: GuidanceConfig):
+@functools.partial(jax.jit, static_argnames=("model", "latent_grid", "sampler", "guidance", "order"))
+def _integrate(params, text, empty, key, indices, walk, computed, first_frame, image, *, model: ModelConfig, latent_grid, sampler,
+               guidance: GuidanceConfig, order: int):
   """Latents (B, F, H, W, C) at the end of `walk`, the sampler's rows; `text` and `empty` are pairs of features and mask."""
   noise = initial_noise(key, indices, (*latent_grid, model.latent_channels))
+  v, memory = _velocity(params, text, empty, first_frame, image, noise, model=model, guidance=guidance)
+  if computed is not None:
+    v, memory = caching.cached(v, computed, order=order), caching.start(noise, memory)
+  return samplers.follow(v, noise, walk, sampler, memory=memory)
+
+
+def _velocity(params, text, empty, first_frame, image, noise, *, model, guidance):
+  """(The guided velocity (x, t, memory) -> (v, memory), its memory at `noise`), of the network with all its conditions."""
   # A clip of one frame is never conditioned: nothing would be left to generate (model.md section 3.3).
   conditioned = jnp.full(len(noise), first_frame is not None and noise.shape[1] > 1)
   first_frame = jnp.zeros_like(noise[:, :1]) if first_frame is None else first_frame
@@ -148,11 +176,11 @@ def _integrate(params, text, empty, key, indices, walk, first_frame, image, *, m
 
   rule = guidances.rule_of(guidance)
   if rule is None:
-    return samplers.follow(alone, noise, walk, sampler)
+    return lambda x, t, memory: (alone(x, t), memory), ()
   together = lambda x, t: velocity(x, t, (text, empty))
   in_turn = lambda x, t: (alone(x, t), alone(x, t, of=empty))
-  guided = guidances.within(guidance.interval, guidances.guided(together if guidance.together else in_turn, rule), alone)
-  return samplers.follow(guided, noise, walk, sampler, memory=rule.start(noise))
+  guided = guidances.guided(together if guidance.together else in_turn, rule)
+  return guidances.within(guidance.interval, guided, alone), rule.start(noise)
 
 
 @jax.jit

@@ -9,7 +9,7 @@ import pytest
 
 from configs import base
 from motif_jax import config, config_rules
-from motif_jax.flow import samplers
+from motif_jax.flow import samplers, times
 from motif_jax.model import attention, routing, stack, transformer
 from motif_jax.train import optimizer
 from motif_jax.train.state import abstract_state
@@ -20,6 +20,7 @@ CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parent.parent / "
 REGISTRIES = {
     "model.remat": stack.REMAT, "model.attention": attention.BACKENDS, "route.policy": routing.POLICIES,
     "optimizer.kind": optimizer.OPTIMIZERS, "optimizer.decay": optimizer.DECAYS, "sample.sampler": samplers.SAMPLERS,
+    "sample.token_shift.kind": {"none", *times.TOKEN_SHIFTS},
 }
 
 

@@ -1,5 +1,6 @@
-"""Times along the path: the density that training draws from, and the grid that sampling walks, from 1 (noise) to 0 (data)."""
+"""Times along the path: the density that training draws from, and the grids that sampling walks, from 1 (noise) to 0 (data)."""
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -34,3 +35,20 @@ def grid(steps: int, s: float) -> np.ndarray:
   if steps < 1 or s <= 0:
     raise ValueError(f"A sampling grid of {steps} steps with shift {s}: expected at least 1 step and a positive shift.")
   return np.append(shift(np.linspace(1, 1 / steps, steps), s), 0).astype(np.float32)
+
+
+def shift_for(tokens: int, *, kind: str, between: tuple[int, int], mu: tuple[float, float]) -> float:
+  """The shift of a clip of so many video tokens: mu, which is linear in tokens through (between[i], mu[i]), by `TOKEN_SHIFTS`.
+
+  As diffusers' FlowMatchEulerDiscreteScheduler has it with use_dynamic_shifting, where `kind` is its time_shift_type.
+  """
+  slope = (mu[1] - mu[0]) / (between[1] - between[0])
+  return TOKEN_SHIFTS[kind](mu[0] + slope * (tokens - between[0]))
+
+
+def explicit(sigmas: Sequence[float]) -> np.ndarray:
+  """The sampling times `sigmas`, which fall, float32; the 0 at their end may be left out."""
+  return np.array(sigmas if sigmas[-1] == 0 else (*sigmas, 0), np.float32)
+
+
+TOKEN_SHIFTS = {"exponential": math.exp, "linear": lambda mu: mu}

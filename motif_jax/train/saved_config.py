@@ -17,6 +17,7 @@ CAME_LATER = {
     "data": dict(batch_tokens=0, pattern=(), weights=(), sample_latents=False),
     "train": dict(keep_every=0, keep_best=0, best_by="validation/loss", best_is="lowest", verify=False, skips_in_row=5, rollbacks=3,
                   stall_seconds=0.0, telemetry_every=0),
+    "sample": dict(token_shift=dict(kind="none", between=(256, 4096), mu=(0.5, 1.15)), sigmas=(), cache=dict(skip=(), order=1)),
 }
 CLASSIFIER_FREE = dict(rule="classifier_free", rescale=0.0, momentum=0.0, threshold=0.0, eta=1.0, interval=(0.0, 1.0),
                        together=True)
@@ -30,6 +31,7 @@ def config_from_json(saved: dict | str | pathlib.Path) -> Config:
            for section, values in saved.items()}
   if isinstance(scale := saved["sample"]["guidance"], float):  # classifier-free guidance was all there was
     saved["sample"] = saved["sample"] | {"guidance": CLASSIFIER_FREE | {"scale": scale}}
+  saved["sample"] = {"image_shift": saved["sample"]["shift"]} | saved["sample"]  # there was one shift for both
   return configs.from_config_dict(saved)
 
 
