@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motif_jax.flow import guidance, path, samplers, times
+from motif_jax.flow import caching, guidance, path, samplers, times
 
 ORDER = dict(euler=1, heun=2, unipc=2, dpmpp=2)
 DENSITIES = [dict(mean=0.0, std=1.0, shift=1.0), dict(mean=0.4, std=0.7, shift=3.0), dict(mean=-0.5, std=1.2, shift=0.5)]
@@ -78,6 +78,11 @@ def test_unshifted_grid_is_even():
 def test_impossible_grids_are_refused(steps, s):
   with pytest.raises(ValueError, match="at least 1 step and a positive shift"):
     times.grid(steps, s)
+
+
+def test_given_times_are_walked_as_they_are_and_end_at_zero():
+  np.testing.assert_array_equal(times.explicit((1.0, 0.7, 0.2)), np.float32([1, 0.7, 0.2, 0]))
+  np.testing.assert_array_equal(times.explicit((0.9, 0.7, 0.0)), np.float32([0.9, 0.7, 0]))
 
 
 def guide(rule, cond, uncond, memory=()):
@@ -180,3 +185,66 @@ def test_multistep_samplers_beat_euler_by_far_at_as_many_evaluations(sampler):
   ends = {name: samplers.integrate(v, jnp.ones(()), times.grid(20, 0.3), name) for name in ("euler", sampler)}
   errors = {name: abs(float(end) - 0.3) for name, end in ends.items()}
   assert errors[sampler] < errors["euler"] / 10, errors
+
+
+def curved(x, t, memory):
+  """A velocity that depends on x and on t, and a memory that counts its evaluations."""
+  return 0.4 * jnp.sin(2 * x) + x * t + 0.5 * jnp.tanh(x) * (1 - t), memory + 1
+
+
+def walked(sampler, computed, order=1, steps=24):
+  """The walk's end where those of its steps are computed; where `computed` is None all, without the cache."""
+  x = jax.random.normal(jax.random.key(0), (2, 3, 5))
+  rows = samplers.rows_of(times.grid(steps, 3.0), sampler)
+  v, memory = curved, jnp.zeros(())
+  if computed is not None:
+    v, memory = caching.cached(curved, jnp.asarray(computed), order=order), caching.start(x, memory)
+  walk = samplers.start(x, sampler, memory=memory)
+  return jax.jit(lambda walk: jax.lax.scan(lambda w, row: (samplers.advance(v, w, row, sampler), None), walk, rows)[0])(walk)
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_a_cache_that_computes_all_steps_is_exact_sampling(sampler):
+  np.testing.assert_array_equal(walked(sampler, np.ones(24, bool)).x, walked(sampler, None).x)
+
+
+@pytest.fixture(scope="module")
+def products():
+  """Inner products of the exact velocities along Euler's walk of 24 steps."""
+  x, seen = jax.random.normal(jax.random.key(0), (2, 3, 5)), []
+  grid = times.grid(24, 3.0)
+  for t, t_next in zip(grid, grid[1:]):
+    seen.append(curved(x, t, 0)[0])
+    x = x + (t_next - t) * seen[-1]
+  return caching.gram(np.stack(seen))
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_the_error_falls_with_the_threshold_and_steps_left_out_are_not_computed(sampler, products):
+  exact, errors, counts = walked(sampler, None).x, [], []
+  for threshold in (0.03, 0.003, 0.0003, 0.0):
+    computed = caching.schedule(products, times.grid(24, 3.0), threshold=threshold, order=1)
+    end = walked(sampler, computed)
+    assert float(end.memory.inner) == computed.sum()  # the velocity's own memory moves on computed steps alone
+    errors.append(float(jnp.linalg.norm(end.x - exact)))
+    counts.append(int(computed.sum()))
+  assert counts[0] < counts[1] < counts[2] < counts[3] == 24
+  assert errors[0] > errors[1] > errors[2] > errors[3] == 0
+
+
+def test_a_foretold_velocity_lies_on_the_line_through_the_last_two_computed():
+  line = lambda x, t, memory: (jnp.full_like(x, 3 - 2 * t), memory)
+  exact = samplers.integrate(line, jnp.zeros(2), times.grid(6, 2.0), "euler", memory=())
+  computed = jnp.array([True, True, False, False, True, False])
+  ends = [samplers.integrate(caching.cached(line, computed, order=order), jnp.zeros(2), times.grid(6, 2.0), "euler",
+                             memory=caching.start(jnp.zeros(2), ())) for order in (0, 1)]
+  np.testing.assert_allclose(ends[1], exact, rtol=1e-6)
+  assert np.abs(ends[0] - exact).min() > 0.1
+
+
+def test_a_schedule_for_so_many_evaluations_has_no_more_and_always_computes_the_first_step(products):
+  grid = times.grid(24, 3.0)
+  for evaluations in (1, 5, 12, 24):
+    computed, threshold = caching.schedule_of(products, grid, evaluations=evaluations, order=1)
+    assert computed[0] and evaluations - 1 <= max(computed.sum(), 2) and computed.sum() <= evaluations
+    np.testing.assert_array_equal(computed, caching.schedule(products, grid, threshold=threshold, order=1))

@@ -76,7 +76,7 @@ def test_the_json_says_what_was_done(made, workdir):
   assert [(s["file"], s["prompt"], s["index"]) for s in said["samples"]] == [
       ("0000-a-red-square.mp4", PROMPTS[0], 0), ("0001-a-blue-disc.mp4", PROMPTS[1], 1)]
   assert said["settings"] == dict(checkpoint=str(workdir / "checkpoints/7"), seed=3, index=0, bucket="5x16x24", batch=4,
-                                  sampler="euler", steps=2, shift=2.0, rule="classifier_free", guidance=2.0, rescale=0.0,
+                                  sampler="euler", steps=2, shift=2.0, token_shift="none", sigmas="", rule="classifier_free", guidance=2.0, rescale=0.0,
                                   momentum=0.1, threshold=12.0, eta=0.0, interval="0:1", together=1)
   assert said["step"] == 7 and said["config"]["model"]["width"] == 16
   assert said["encoders"]["codec"]["name"] == "block_dct" and said["versions"]["jax"] == jax.__version__
@@ -109,7 +109,8 @@ def test_an_image_steers_the_video(made, workdir, tmp_path):
   Image.fromarray(picture).save(tmp_path / "first.png")
   launch.main([MESH, f"--checkpoint={workdir}", f"--output={tmp_path}", "--seed=3", f"--image={tmp_path / 'first.png'}",
                *(f"--prompt={p}" for p in PROMPTS)])
-  assert json.loads((tmp_path / "samples.json").read_text())["settings"]["image"] == str(tmp_path / "first.png")
+  settings = json.loads((tmp_path / "samples.json").read_text())["settings"]
+  assert (settings["image"], settings["shift"]) == (str(tmp_path / "first.png"), 8.0)  # the shift of pictures
   assert _bytes(tmp_path).keys() == _bytes(made).keys() and _bytes(tmp_path) != _bytes(made)
 
 
@@ -164,6 +165,9 @@ def test_an_interrupted_run_leaves_no_json(made, workdir, tmp_path, monkeypatch)
     (["--prompt=a", "--sampler=rk4"], "expected one of 'euler', 'heun'"),
     (["--prompt=a", "--steps=0"], "sample.steps is 0, expected at least 1"),
     (["--prompt=a", "--interval=0.1"], "not FROM:TO"),
+    (["--prompt=a", "--sigmas=1,0.5,0.6"], r"sample.sigmas are \(1.0, 0.5, 0.6\), expected times that fall"),
+    (["--prompt=a", "--sigmas=1,0.5,0", "--steps=3"], "sample.sigmas are 2 steps .* sample.steps is 3"),
+    (["--prompt=a", "--sigmas=1,half"], "not a list of times that fall"),
     (["--prompt=a", "--interval=0.9:0.1"], "expected times 0 <= from < to <= 1"),
     (["--prompt=a", "--rule=apg"], "expected one of 'classifier_free', 'projected'"),
     (["--prompt=a", "--batch=0"], "at least 1 video at once"),

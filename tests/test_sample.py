@@ -9,7 +9,9 @@ import pytest
 
 from configs import base
 from motif_jax import config, sample
+from motif_jax.config import CacheConfig, TokenShiftConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
+from motif_jax.flow import times
 from motif_jax.model import transformer
 from tests.sensitive import sensitive
 
@@ -40,12 +42,14 @@ def _generate(params, prompts=PROMPTS, **changed):
   return np.asarray(sample.generate(params, with_sampling(**changed), text, mask, empty_text, empty_mask, **kwargs))
 
 
-HOW = ("steps", "shift", "sampler", "guidance", "rule", "eta", "interval", "together")
+HOW = ("steps", "shift", "sampler", "guidance", "rule", "eta", "interval", "together", "cache")
+EXACT = CacheConfig(skip=(), order=1)
 
 
-def with_sampling(*, steps=2, shift=3.0, sampler="euler", guidance=2.0, rule="classifier_free", **changes):
+def with_sampling(*, steps=2, shift=3.0, sampler="euler", guidance=2.0, rule="classifier_free", cache=EXACT, **changes):
   guide = dataclasses.replace(CFG.sample.guidance, scale=guidance, rule=rule, **changes)
-  return dataclasses.replace(CFG, sample=dataclasses.replace(CFG.sample, steps=steps, shift=shift, sampler=sampler, guidance=guide))
+  how = dataclasses.replace(CFG.sample, steps=steps, shift=shift, image_shift=shift, sampler=sampler, guidance=guide, cache=cache)
+  return dataclasses.replace(CFG, sample=how)
 
 
 def _differ(a, b):
@@ -138,6 +142,39 @@ def seen(monkeypatch):
   sample._integrate.clear_cache()
   yield batches
   sample._integrate.clear_cache()
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+  """Counts how often the network really runs, in a list; its velocity is x."""
+  seen = []
+
+  def apply(params, cfg, latents, *args, **kwargs):
+    jax.debug.callback(lambda: seen.append(0))
+    return latents[..., :cfg.latent_channels], None
+
+  monkeypatch.setattr(transformer, "apply", apply)
+  sample._integrate.clear_cache()
+  yield seen
+  sample._integrate.clear_cache()
+
+
+@pytest.mark.parametrize("sampler, steps, skip, runs", [("euler", 6, (2, 3, 5), 3), ("heun", 5, (3,), 8), ("unipc", 5, (1, 4), 3)])
+def test_the_network_does_not_run_on_foretold_steps(evaluations, sampler, steps, skip, runs):
+  _generate({}, sampler=sampler, steps=steps, cache=CacheConfig(skip, 1))
+  jax.effects_barrier()
+  assert len(evaluations) == runs
+
+
+def test_a_picture_and_the_number_of_tokens_decide_the_times():
+  grid = lambda shift: times.grid(CFG.sample.steps, shift)
+  np.testing.assert_array_equal(sample.times_of(CFG, GRID, picture=False), grid(15.0))
+  np.testing.assert_array_equal(sample.times_of(CFG, GRID, picture=True), grid(8.0))
+  by_tokens = TokenShiftConfig("linear", (12, 24), (2.0, 4.0))  # 3 x 2 x 4 latents in patches of 1 x 1 x 2: 12 tokens
+  how = dataclasses.replace(CFG.sample, token_shift=by_tokens)
+  np.testing.assert_array_equal(sample.times_of(dataclasses.replace(CFG, sample=how), GRID, picture=True), grid(2.0))
+  how = dataclasses.replace(how, sigmas=(0.9, 0.3))
+  np.testing.assert_array_equal(sample.times_of(dataclasses.replace(CFG, sample=how), GRID, picture=False), np.float32([0.9, 0.3, 0]))
 
 
 def test_guidance_scale_one_runs_the_conditional_pass_alone(seen):

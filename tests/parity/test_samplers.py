@@ -8,7 +8,9 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from diffusers.guiders import adaptive_projected_guidance, classifier_free_guidance  # noqa: E402
+from diffusers.pipelines.motif_video.pipeline_motif_video import calculate_shift  # noqa: E402
 
+from configs import base
 from motif_jax.flow import guidance, samplers, times  # noqa: E402
 
 SHAPE = (2, 3, 4, 5, 6)  # (B, F, H, W, C)
@@ -36,6 +38,25 @@ def theirs(scheduler):
 
 def close(got, want):
   assert np.linalg.norm(got - want) < 1e-5 * np.linalg.norm(want), np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("kind", times.TOKEN_SHIFTS)
+@pytest.mark.parametrize("tokens", [144, 4096, 48_360])
+def test_a_shift_by_tokens_is_theirs(kind, tokens):
+  scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
+  scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 12, 12), mu=calculate_shift(tokens))
+  how = base.get_config().sample.token_shift
+  shift = times.shift_for(tokens, kind=kind, between=how.between, mu=how.mu)
+  np.testing.assert_allclose(times.grid(12, shift), scheduler.sigmas.numpy(), rtol=1e-6)
+
+
+def test_given_sigmas_are_theirs():
+  given = (1.0, 0.93, 0.6, 0.25)
+  scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
+  scheduler.set_timesteps(sigmas=list(given))
+  np.testing.assert_array_equal(times.explicit(given), scheduler.sigmas.numpy())
+  want, _ = theirs(scheduler)
+  close(ours("euler", times.explicit(given)), want)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 12])
