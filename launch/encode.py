@@ -23,6 +23,7 @@ from motif_jax.config import Config, MeshConfig
 from motif_jax.data import buckets as buckets_lib, encode, videos
 from motif_jax.data.extract import Devices, Encoders
 from motif_jax.data.progress import Clock
+from motif_jax.data.survey import Survey, survey
 from motif_jax.encoders import registry
 
 FLAGS = flags.FLAGS
@@ -47,13 +48,13 @@ def main(argv) -> None:
   clock = Clock()
   try:
     arguments.check_no_others(argv)
-    job = job_of(FLAGS.shard)
-    cfg = config_lib.from_config_dict(FLAGS.config)
+    job, cfg = job_of(FLAGS.shard), config_lib.from_config_dict(FLAGS.config)
     mesh = meshes.make_mesh(cfg.mesh) if jax.device_count() > 1 else meshes.make_mesh(MeshConfig(1, 1, 1))
     with jax.set_mesh(mesh):
-      report = encode.encode(
-          FLAGS.source, FLAGS.output, buckets_of(cfg), encoders_of(cfg, mesh=mesh), devices_of(mesh), fps=FLAGS.fps,
-          clips_per_shard=FLAGS.clips_per_shard, decoders=FLAGS.readers, limit=FLAGS.limit, job=job, clock=clock)
+      encoders = encoders_of(cfg, mesh=mesh)
+      found = find(cfg, encoders, clock)
+      report = encode.encode(FLAGS.source, found, FLAGS.output, encoders, devices_of(mesh), decoders=FLAGS.readers,
+                             limit=FLAGS.limit, clips_per_shard=FLAGS.clips_per_shard, job=job, clock=clock)
   except ValueError as e:
     sys.exit(f"error: {e}")
   except KeyboardInterrupt:
@@ -72,9 +73,15 @@ def job_of(text: str) -> tuple[int, int]:
   return int(index), int(count)
 
 
-def buckets_of(cfg: Config) -> tuple:
-  """The buckets that the flags name."""
-  return buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
+def find(cfg: Config, encoders: Encoders, clock: Clock) -> Survey:
+  """The clips in --source, each in one of --buckets."""
+  buckets = buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
+  for bucket in buckets:
+    encoders.spec(bucket)  # its error names the sizes that the codec takes
+  with clock.phase("probe"):
+    found = survey(FLAGS.source, buckets, fps=FLAGS.fps, readers=FLAGS.readers, limit=FLAGS.limit)
+  clock.add("probe", 0, sum(map(len, found.clips.values())))
+  return found
 
 
 def encoders_of(cfg: Config, **options) -> Encoders:

@@ -54,7 +54,8 @@ def run(source, output, **options):
   options = dict(clips_per_shard=4, say=lambda _: None) | options
   rows = options.pop("rows", 2)
   devices = extract.Devices(jit=options.pop("jit", lambda f: f), place=lambda x: x, rows=lambda _: rows)
-  return encode.encode(source, output, options.pop("buckets", BUCKETS), options.pop("encoders", ENCODERS), devices, **options)
+  found = survey.survey(source, options.pop("buckets", BUCKETS))
+  return encode.encode(source, found, output, options.pop("encoders", ENCODERS), devices, **options)
 
 
 @pytest.fixture(scope="module")

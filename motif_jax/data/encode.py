@@ -1,6 +1,6 @@
-"""Bulk encoding: captioned videos become a data set of latents and features, by one job or by many at once.
+"""Bulk encoding: the clips of a source become a data set of latents and features, by one job or by many at once.
 
-The encoders and the compiler come in as arguments: this file knows none of them, and no device.  `plan` says what is to be done,
+Encoders and devices come in as arguments: this file knows none of them.  `plan` says what is to be done,
 a `shards.Stage` does it shard by shard, in any order and anywhere, and `finish` makes a data set of the shards; dataset.json is
 written last.  A rerun keeps finished shards, so that an interrupted data set, gone on with, equals an undisturbed one.
 """
@@ -11,11 +11,10 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from motif_jax.config import BucketConfig
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import dataset as dataset_lib
 from motif_jax.data import videos
@@ -23,7 +22,7 @@ from motif_jax.data.clip import Skip
 from motif_jax.data.extract import Devices, Encoders
 from motif_jax.data.progress import Clock, Progress
 from motif_jax.data.shards import Note, Shard, Stage, cut, empty_file, fingerprint
-from motif_jax.data.survey import survey
+from motif_jax.data.survey import Survey
 
 CLIPS_PER_SHARD = 256
 SHARD_BYTES = 1 << 29  # about: an interrupted job does a shard's work again
@@ -72,48 +71,46 @@ class Plan:
     return Report(content["records"], tuple(Skip(**skip) for skip in content["skipped"]))
 
 
-def encode(source, output, buckets: Sequence[BucketConfig], encoders: Encoders, devices: Devices, *, fps: float = videos.FPS,
-           clips_per_shard: int = CLIPS_PER_SHARD, decoders: int = 0, limit: float = 300.0, job: tuple[int, int] = (0, 1),
-           clock: Clock | None = None, say: Callable[[str], None] = print) -> Report | None:
-  """The `Report` of making a data set in `output` of the captioned videos in `source`; None where other jobs have work left.
+def encode(source, found: Survey, output, encoders: Encoders, devices: Devices, *, clips_per_shard: int = CLIPS_PER_SHARD,
+           decoders: int = 0, limit: float = 300.0, job: tuple[int, int] = (0, 1), clock: Clock | None = None,
+           say: Callable[[str], None] = print) -> Report | None:
+  """The `Report` of making a data set in `output` of what was `found` in `source`; None where other jobs have work left.
 
   `job` (i, n): this is job i of n, which takes every nth shard; the one that finds all shards there finishes the data set.
   `devices`, `decoders`, `limit` as of `shards.Stage`; `clock` is told where the time went.
   Raises a ValueError, and leaves nothing that looks whole, where no clip can be used or `output` holds another data set.
   """
-  clock = Clock() if clock is None else clock
-  todo = plan(source, output, buckets, encoders, fps=fps, clips_per_shard=clips_per_shard, readers=max(1, decoders), clock=clock)
+  todo = plan(source, found, output, encoders, clips_per_shard=clips_per_shard)
   if report := todo.whole():
     say(f"{output} is whole and matches: nothing to do.")
     return report
   prepare(todo, alone=job[1] == 1)
   mine = todo.shards[job[0]::job[1]]
   missing = [shard for shard in mine if Note.of(shard, todo.output) is None]
-  progress = Progress(sum(len(shard.clips) for shard in mine), say)
-  progress.kept(sum(len(shard.clips) for shard in mine if shard not in missing))
+  count = lambda shards: sum(len(shard.clips) for shard in shards)
+  progress = Progress(count(mine), say)
+  progress.kept(count(mine) - count(missing))
   if missing:
     with Stage(source, output, encoders, devices, decoders=decoders, limit=limit) as stage:
       try:
         for shard, after in zip(missing, [*missing[1:], None]):
           if Note.of(shard, todo.output) is None:  # another job may have been given the same
             stage.write(shard, after=after, made=progress.made)
+      except FileNotFoundError:
+        if not todo.whole():  # or else a job that was given the same has finished the data set, and cleared up
+          raise
       finally:
-        clock.merge(stage.clock)
+        if clock:
+          clock.merge(stage.clock)
   return finish(todo, encoders, say=say)
 
 
-def plan(source, output, buckets: Sequence[BucketConfig], encoders: Encoders, *, fps: float, clips_per_shard: int, readers: int,
-         clock: Clock) -> Plan:
-  """The `Plan` of a source, the same in every job."""
-  for bucket in buckets:
-    encoders.spec(bucket)  # its error names the sizes that the codec takes
-  with clock.phase("probe"):
-    found = survey(source, buckets, fps=fps, readers=readers)
-  shards = cut(found.clips, encoders, fps=fps, clips_per_shard=clips_per_shard, shard_bytes=SHARD_BYTES)
-  clock.add("probe", 0, sum(len(clips) for clips in found.clips.values()))
+def plan(source, found: Survey, output, encoders: Encoders, *, clips_per_shard: int) -> Plan:
+  """The `Plan` for what was `found` in `source`, the same in every job."""
+  shards = cut(found.clips, encoders, clips_per_shard=clips_per_shard, shard_bytes=SHARD_BYTES)
   if not shards:
     raise ValueError(f"no clip in {source} can be used:\n{Report({}, found.skipped).table()}")
-  made_from = [encoders.describe(), fps, sorted({buckets_lib.name(shard.bucket): shard.spec for shard in shards}.items()),
+  made_from = [encoders.describe(), sorted({buckets_lib.name(shard.bucket): shard.spec for shard in shards}.items()),
                [(buckets_lib.name(bucket), clips) for bucket, clips in found.clips.items()]]
   return Plan(str(source), pathlib.Path(output), tuple(shards), found.skipped, fingerprint(made_from))
 

@@ -1,8 +1,6 @@
 """Clips decoded ahead of who takes them, in processes that may hang or crash without harm."""
 
-import concurrent.futures
 import pathlib
-import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -12,22 +10,16 @@ from motif_jax.config import BucketConfig
 from motif_jax.data import videos
 from motif_jax.data.clip import Clip, Skip, read
 from motif_jax.data.progress import Clock
-from motif_jax.data.worker import Failed, Worker
-
-TRIES = 2  # a decoder may be the victim of its machine: only a clip that fails twice is skipped
+from motif_jax.data.worker import Failed, Workers
 
 
 class Reader:
-  """Decodes clips of a folder in `decoders` processes, a batch ahead; a clip gets `limit` seconds, twice.
-
-  With no decoders it decodes in a thread of this process, without a limit.
-  """
+  """Decodes clips of a folder in `decoders` processes, a batch ahead; a clip gets `limit` seconds, as of `Workers`."""
 
   def __init__(self, folder, *, decoders: int, limit: float, clock: Clock):
-    self._folder, self._decoders, self._limit, self._clock = pathlib.Path(folder), decoders, limit, clock
-    self._closed, self._begun = False, {}  # (key, bucket) -> future of what is decoded ahead for the next call
-    self._own, self._workers = threading.local(), []
-    self._pool = concurrent.futures.ThreadPoolExecutor(max(1, decoders))
+    self._folder, self._decoders, self._clock = pathlib.Path(folder), decoders, clock
+    self._begun = {}  # (key, bucket) -> future of what is decoded ahead, perhaps for the next call
+    self._workers = Workers(decoders, limit=limit)
 
   def batches(self, clips: Sequence[Clip], bucket: BucketConfig, *, rows: int, skipped: list[Skip],
               after: Sequence[tuple[Clip, BucketConfig]] = ()) -> Iterator[tuple[list[Clip], list[np.ndarray]]]:
@@ -47,11 +39,8 @@ class Reader:
       yield taken, frames
 
   def close(self) -> None:
-    """Ends threads and processes; what waits is not decoded any more."""
-    self._closed = True
-    for worker in self._workers:
-      worker.kill()
-    self._pool.shutdown(cancel_futures=True)
+    """Ends the processes; what waits is not decoded any more."""
+    self._workers.close()
 
   def _decoded(self, wanted, after, ahead):
     queue = [*wanted, *after[:ahead]]
@@ -59,42 +48,24 @@ class Reader:
     for place, (clip, bucket) in enumerate(wanted):
       for coming in queue[place:place + ahead + 1]:
         if name(*coming) not in self._begun:
-          self._begun[name(*coming)] = self._pool.submit(self._decode, *coming)
+          self._begun[name(*coming)] = self._workers.submit(decode, self._folder, *coming)
+      yield clip, self._result(clip, self._begun.pop(name(clip, bucket)))
+
+  def _result(self, clip, future) -> np.ndarray | Skip:
+    try:
       with self._clock.phase("waiting for clips"):
-        decoded = self._begun.pop(name(clip, bucket)).result()
-      yield clip, decoded
-
-  def _decode(self, clip, bucket) -> np.ndarray | Skip:
-    for last in [False] * (TRIES - 1) + [True]:
-      try:
-        seconds, decoded = self._run(_timed, self._folder, clip, bucket)
-      except Failed as e:
-        if last or self._closed:
-          return Skip(clip.key, f"decoder {e.kind}", f"{clip.key}: {e}, {TRIES} times.")
-      else:
-        self._clock.add("decode", seconds, 1)
-        return decoded
-
-  def _run(self, function, *arguments):
-    """What `function` returns, run by the process of this thread."""
-    if not self._decoders:
-      return function(*arguments)
-    if not hasattr(self._own, "worker"):
-      self._own.worker = Worker()
-      self._workers.append(self._own.worker)
-    return self._own.worker.call(function, *arguments, limit=self._limit)
+        seconds, decoded = future.result()
+    except Failed as e:
+      return Skip(clip.key, f"decoder {e.kind}", f"{clip.key}: {e}, twice.")
+    self._clock.add("decode", seconds, 1)
+    return decoded
 
 
-def decode(folder: pathlib.Path, clip: Clip, bucket: BucketConfig) -> np.ndarray | Skip:
-  """The frames of `clip`, uint8 (F, H, W, 3), or why there are none."""
-  try:
-    return read(folder, clip, bucket)
-  except videos.UnreadableVideo as e:
-    return Skip(clip.key, e.kind, str(e))
-
-
-def _timed(*arguments) -> tuple[float, np.ndarray | Skip]:
-  """(seconds, what `decode` gives)."""
+def decode(folder: pathlib.Path, clip: Clip, bucket: BucketConfig) -> tuple[float, np.ndarray | Skip]:
+  """(seconds it took, the frames of `clip`, uint8 (F, H, W, 3), or why there are none)."""
   began = time.perf_counter()
-  decoded = decode(*arguments)
+  try:
+    decoded = read(folder, clip, bucket)
+  except videos.UnreadableVideo as e:
+    decoded = Skip(clip.key, e.kind, str(e))
   return time.perf_counter() - began, decoded

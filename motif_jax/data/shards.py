@@ -96,15 +96,14 @@ class Stage:
     return note
 
 
-def cut(clips: dict[BucketConfig, Sequence[Clip]], encoders: Encoders, *, fps: float, clips_per_shard: int,
-        shard_bytes: int) -> list[Shard]:
+def cut(clips: dict[BucketConfig, Sequence[Clip]], encoders: Encoders, *, clips_per_shard: int, shard_bytes: int) -> list[Shard]:
   """All shards of the clips of each bucket: at most `clips_per_shard` in each, and about `shard_bytes`."""
   made_by, shards = encoders.describe(), []
   for bucket, found in clips.items():
     spec = encoders.spec(bucket)
     size = max(1, min(clips_per_shard, shard_bytes // record_lib.bytes_of(spec)))
     parts = [tuple(found[start:start + size]) for start in range(0, len(found), size)]
-    shards += [Shard(bucket, index, len(parts), part, spec, fingerprint([made_by, fps, dataclasses.asdict(spec), part]))
+    shards += [Shard(bucket, index, len(parts), part, spec, fingerprint([made_by, dataclasses.asdict(spec), part]))
                for index, part in enumerate(parts)]
   return shards
 

@@ -1,6 +1,6 @@
 """The clips of a source that can be encoded, each in its bucket, and the rest with a reason."""
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -11,6 +11,7 @@ from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import moments, videos
 from motif_jax.data.clip import Clip, Skip
 from motif_jax.data.source import read_source
+from motif_jax.data.worker import Failed, Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +22,17 @@ class Survey:
   skipped: tuple[Skip, ...]
 
 
-def survey(folder, buckets: Sequence[BucketConfig], *, fps: float = videos.FPS, readers: int = 4, policy: str = "first",
-           columns: Mapping[str, str] = {}) -> Survey:
-  """The `Survey` of a folder.  Reads all captions, and in `readers` threads the header and first frame of each captioned video.
+def survey(folder, buckets: Sequence[BucketConfig], *, fps: float = videos.FPS, readers: int = 0, limit: float = 300.0,
+           policy: str = "first", columns: Mapping[str, str] = {}) -> Survey:
+  """The `Survey` of a folder.  Reads all captions, and the header and first frame of each captioned video in `readers` processes,
+  with a `limit` as of `worker.Workers`.
   `policy`: which moments of each are taken, one of `moments.POLICIES`; `columns`: as in `source.read_source`."""
   if policy not in moments.POLICIES:
     raise ValueError(f"the moments to take are {policy!r}, expected one of {', '.join(moments.POLICIES)}.")
   found, skipped = read_source(folder, fps=fps, columns=columns)
-  with concurrent.futures.ThreadPoolExecutor(readers) as pool:
-    placed = list(pool.map(lambda clip: _place(folder, clip, buckets, moments.POLICIES[policy]), found))
+  with contextlib.closing(Workers(readers, limit=limit)) as workers:
+    waiting = [(clip, workers.submit(_place, folder, clip, tuple(buckets), policy)) for clip in found]
+    placed = [_result(clip, future) for clip, future in waiting]
   skipped += [place for place in placed if isinstance(place, Skip)]
   filled = [pair for place in placed if not isinstance(place, Skip) for pair in place]
   clips = {}
@@ -38,7 +41,15 @@ def survey(folder, buckets: Sequence[BucketConfig], *, fps: float = videos.FPS, 
   return Survey(clips={bucket: tuple(own) for bucket, own in clips.items()}, skipped=tuple(skipped))
 
 
-def _place(folder, clip: Clip, buckets, policy: moments.Policy) -> list[tuple[BucketConfig, Clip]] | Skip:
+def _result(clip: Clip, future) -> list[tuple[BucketConfig, Clip]] | Skip:
+  """What `_place` gives."""
+  try:
+    return future.result()
+  except Failed as e:
+    return Skip(clip.key, f"probing {e.kind}", f"{clip.key}: {e}, twice.")
+
+
+def _place(folder, clip: Clip, buckets, policy: str) -> list[tuple[BucketConfig, Clip]] | Skip:
   """The bucket of what a caption describes, and its clips with their moments; or why it has none."""
   try:
     probe = videos.probe(pathlib.Path(folder) / clip.file, start=clip.start, fps=clip.fps, span=clip.span)
@@ -48,7 +59,7 @@ def _place(folder, clip: Clip, buckets, policy: moments.Policy) -> list[tuple[Bu
   if bucket := buckets_lib.choose(buckets, frames, probe.height, probe.width):
     return [(bucket, dataclasses.replace(clip, key=clip.key + (f"#{i}" if i else ""), start=clip.start + first / probe.fps,
                                          fps=probe.fps / step))
-            for i, (first, step) in enumerate(policy(frames, bucket.frames))]
+            for i, (first, step) in enumerate(moments.POLICIES[policy](frames, bucket.frames))]
   short = all(b.frames > frames for b in buckets)
   return Skip(clip.key, "too short" if short else "too small",
               f"{clip.key} has {frames} frames of {probe.height} x {probe.width}, which fill none of the buckets "

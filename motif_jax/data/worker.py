@@ -1,9 +1,10 @@
-"""A process that runs functions for another one, each within a time limit: what hangs or crashes there costs a restart.
+"""Processes that run functions for another one, each within a time limit: what hangs or crashes there costs a restart.
 
 `multiprocessing` would start the whole program again in each of its processes, encoders and compiler included; this one imports
 what it is asked to run and nothing else.  It is what `python -m motif_jax.data.worker FILE_DESCRIPTOR` runs.
 """
 
+import concurrent.futures
 import multiprocessing
 import os
 import subprocess
@@ -13,6 +14,9 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+
+TRIES = 2  # a process may be the victim of its machine: only what fails twice has failed
 
 
 class Failed(Exception):
@@ -70,6 +74,44 @@ class Worker:
           [sys.executable, "-m", "motif_jax.data.worker", str(theirs.fileno())], pass_fds=[theirs.fileno()],
           env=os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, ["", *sys.path]))), stdin=subprocess.DEVNULL,
           start_new_session=True)  # Control-C is for the parent, which ends its workers
+
+
+class Workers:
+  """`count` such processes, to be closed after use.  A function gets `limit` seconds, and a second try.
+
+  With none, functions run in a thread of this process, without a limit: for tests, and where nothing hangs.
+  """
+
+  def __init__(self, count: int, *, limit: float):
+    self._limit, self._closed = limit, False
+    self._own, self._workers = threading.local(), []
+    self._submit = self._run if count else lambda function, *arguments: function(*arguments)
+    self._pool = concurrent.futures.ThreadPoolExecutor(max(1, count))  # a thread waits for each process
+
+  def submit(self, function: Callable, *arguments) -> concurrent.futures.Future:
+    """The future result of `function`, of some module; it raises `Failed` where there is none."""
+    return self._pool.submit(self._submit, function, *arguments)
+
+  def close(self) -> None:
+    """Ends threads and processes; what waits is not begun any more."""
+    self._closed = True
+    for worker in self._workers:
+      worker.kill()
+    self._pool.shutdown(cancel_futures=True)
+    for worker in self._workers:
+      worker.close()
+
+  def _run(self, function, *arguments):
+    if not hasattr(self._own, "worker"):
+      self._own.worker = Worker()
+      self._workers.append(self._own.worker)
+    for _ in range(TRIES - 1):
+      try:
+        return self._own.worker.call(function, *arguments, limit=self._limit)
+      except Failed:
+        if self._closed:
+          raise
+    return self._own.worker.call(function, *arguments, limit=self._limit)
 
 
 def serve(pipe: Connection) -> None:
