@@ -36,6 +36,11 @@ def get_config() -> ConfigDict:
       weight=0.0,  # 0.0: alignment off
       last_step=0,  # alignment stops at this step; 0: never
   ))
+  c.adapter = ConfigDict(dict(  # LoRA, see launch.finetune
+      rank=0,  # 0: all weights are trained
+      alpha=16.0, targets=("dual/*/attention/*", "single/attention/*", "single/cross/*", "decoder/attention/*"),
+      base="", digest="",  # launch.finetune fills them in
+  ))
   c.times = ConfigDict(dict(mean=0.0, std=1.0, shift=1.0))
   c.encoders = ConfigDict(dict(  # frozen: "wan_vae", "t5gemma2", "vjepa2" or "dinov2", and "siglip" have published weights
       codec="block_dct", text="word_hash", teacher="gradients", image="none",

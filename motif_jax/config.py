@@ -5,10 +5,9 @@ may be Linen fields and static arguments of `jax.jit`.
 """
 
 import dataclasses
-import difflib
-import types
 import typing
 
+from motif_jax.config_fields import build
 from motif_jax.config_rules import check
 
 if typing.TYPE_CHECKING:  # for one annotation: the model also runs where ml_collections is not installed
@@ -80,6 +79,17 @@ class AlignmentConfig:
   hidden: int  # width of the projector's two hidden layers
   weight: float
   last_step: int  # from this step on the alignment is off; 0: never
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+  """LoRA: the network of `base` stays as it is, and low-rank additions to its kernels are trained.  rank = 0: off."""
+
+  rank: int
+  alpha: float  # the addition is alpha / rank * down up
+  targets: tuple[str, ...]  # paths of kernels in the parameter tree, * for any letters: "single/attention/*"
+  base: str  # a checkpoint of ours, or a folder of released weights
+  digest: str  # of the weights of the base, so that no other is taken for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +246,7 @@ class Config:
   model: ModelConfig
   route: RouteConfig
   alignment: AlignmentConfig
+  adapter: AdapterConfig
   times: TimesConfig
   encoders: EncodersConfig
   data: DataConfig
@@ -248,7 +259,7 @@ class Config:
 def from_config_dict(c: "ml_collections.ConfigDict | dict") -> Config:
   """The frozen `Config` of a ConfigDict.  ValueError names every unknown, missing or mistyped key, and every bad combination."""
   problems: list[str] = []
-  built = _build(Config, dict(c), "", problems)
+  built = build(Config, dict(c), "", problems)
   problems = problems or check(built)
   if problems:
     raise ValueError(f"{len(problems)} problem(s) in the config:\n" + "\n".join(f"  - {p}" for p in problems))
@@ -258,43 +269,3 @@ def from_config_dict(c: "ml_collections.ConfigDict | dict") -> Config:
 def to_dict(cfg) -> dict:
   """`cfg` as plain nested dicts and lists, for JSON."""
   return dataclasses.asdict(cfg)
-
-
-def _build(kind, values, path, problems):
-  """An instance of `kind` from the mapping `values`, or None where `problems` grew."""
-  before = len(problems)
-  hints = typing.get_type_hints(kind)
-  for key in sorted(set(values) - set(hints)):
-    close = difflib.get_close_matches(key, hints, n=1)
-    hint = f"did you mean {path}{close[0]}?" if close else f"known keys: {', '.join(hints)}."
-    problems.append(f"{path}{key} is not a config key; {hint}")
-  for key in [k for k in hints if k not in values]:
-    problems.append(f"{path}{key} is missing; start from configs/base.py, which sets every key.")
-  made = {k: _value(hint, values[k], path + k, problems) for k, hint in hints.items() if k in values}
-  return kind(**made) if len(problems) == before else None
-
-
-def _value(hint, value, path, problems):
-  if dataclasses.is_dataclass(hint):
-    try:
-      return _build(hint, dict(value), path + ".", problems)
-    except (TypeError, ValueError):
-      problems.append(f"{path} is {value!r}, expected a section with the keys {', '.join(typing.get_type_hints(hint))}.")
-      return None
-  if isinstance(hint, types.GenericAlias):
-    *kinds, last = hint.__args__
-    items = list(value) if isinstance(value, (list, tuple)) else None
-    if items is not None:
-      kinds = kinds * len(items) if last is Ellipsis else [*kinds, last]
-    if items is None or len(items) != len(kinds):
-      count = "any number of" if last is Ellipsis else len(hint.__args__)
-      names = " and ".join(dict.fromkeys(kind.__name__ for kind in hint.__args__ if kind is not Ellipsis))
-      problems.append(f"{path} is {value!r}, expected {count} values of type {names}.")
-      return None
-    return tuple(_value(kind, v, f"{path}[{i}]", problems) for i, (kind, v) in enumerate(zip(kinds, items)))
-  if hint is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  if type(value) is not hint:
-    problems.append(f"{path} is {value!r} of type {type(value).__name__}, expected {hint.__name__}.")
-    return None
-  return value

@@ -32,8 +32,8 @@ COUNTS = (
 POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift",
             "sample.image_shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
-                "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay", "train.keep_every", "train.keep_best",
-                "train.stall_seconds", "train.rollbacks", "train.telemetry_every",
+                "adapter.rank", "adapter.alpha", "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay",
+                "train.keep_every", "train.keep_best", "train.stall_seconds", "train.rollbacks", "train.telemetry_every",
                 "sample.guidance.threshold", "sample.guidance.momentum")
 SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "sample.guidance.rescale")
 
@@ -94,6 +94,11 @@ def _check_recipe(cfg) -> list[str]:
     wrong.append(f"alignment.tap is {alignment.tap}, expected 1 to {routable} (after that many dual and single blocks).")
   if alignment.weight > 0 and alignment.teacher != cfg.encoders.teacher:
     wrong.append(f"alignment.teacher is {alignment.teacher!r} but encoders.teacher is {cfg.encoders.teacher!r}; make them equal.")
+  if cfg.adapter.rank and not (cfg.adapter.base and cfg.adapter.targets):
+    wrong.append(f"adapter.rank is {cfg.adapter.rank}, but adapter.base is {cfg.adapter.base!r} and adapter.targets "
+                 f"{cfg.adapter.targets}: an adapter needs a network and kernels in it; launch.finetune fills the base in.")
+  if cfg.adapter.rank and alignment.weight > 0:
+    wrong.append(f"alignment.weight is {alignment.weight}, but an adapter trains no projector; set it to 0.")
   if alignment.weight > 0 and alignment.teacher == "none":
     wrong.append(f"alignment.weight is {alignment.weight}, but encoders.teacher is 'none'; name one, or set the weight to 0.")
   if min(cfg.data.captions) < 0 or not math.isclose(sum(cfg.data.captions), 1, abs_tol=1e-6):

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the ground up.  A file imports files of lower layers, and of its own layer only where they share its folder.
 LAYERS = (
-    ("config", "config_dict", "config_rules", "compiled", "endings", "flow/*"),
+    ("config", "config_dict", "config_fields", "config_rules", "compiled", "endings", "flow/*"),
     ("model/plan", "model/rope", "model/conditioning", "model/observe", "data/record"),
     ("mesh", "distributed", "supervise", "model/sequence"),
     ("sharding", "model/routing", "model/layers", "model/attention", "data/*"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("encoders/registry",),
     ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/telemetry", "train/guard", "sample", "budget/*"),
     ("train/step", "train/checkpoint", "train/saved_config", "train/manifest", "train/retention",
-     "train/stored", "train/damage", "train/partial", "train/conversion", "train/evaluate", "train/interrupt", "train/lock",
+     "train/stored", "train/damage", "train/partial", "train/conversion", "train/finetune", "train/evaluate", "train/interrupt", "train/lock",
      "train/watchdog", "evaluate/*"),
     ("train/loop", "bench/*"),
     ("profile/*",),

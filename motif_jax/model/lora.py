@@ -6,6 +6,7 @@ finds it beside its kernel.  So adapters train, are saved and are averaged alone
 
 from collections.abc import Mapping, Sequence
 import fnmatch
+import hashlib
 import math
 
 import jax
@@ -93,3 +94,24 @@ def merge(params: Mapping, adapter: Mapping, cfg: ModelConfig, *, scale: float) 
     product = flat(down, math.prod(inputs), -1) @ flat(up, -1, math.prod(outputs))
     leaves[home] = (kernel.astype(jnp.float32) + product.reshape(kernel.shape)).astype(kernel.dtype)
   return unflatten_dict(leaves, sep="/")
+
+
+def frozen(params: Mapping, dtype: str) -> dict:
+  """A network that is not trained: kernels in `dtype`, in which layers use them anyway, the few other parameters in float32."""
+  kind = lambda path: dtype if path.endswith("/kernel") else jnp.float32
+  return unflatten_dict({path: leaf.astype(kind(path)) for path, leaf in flatten_dict(params, sep="/").items()}, sep="/")
+
+
+def digest(params: Mapping) -> str:
+  """32 hex digits of all weights, rounded to bfloat16: the same on any mesh, and of files and checkpoints of one network."""
+  leaves = flatten_dict(params, sep="/")
+  sums = jax.device_get(jax.jit(lambda leaves: {path: _sums(leaf) for path, leaf in leaves.items()})(leaves))
+  said = [(path, leaves[path].shape, *map(int, sums[path])) for path in sorted(leaves)]
+  return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
+
+
+def _sums(x: Array) -> tuple[Array, Array]:
+  """Two sums of the bits of x, modulo 2^32, which no order of adding changes; the second one feels where each number stands."""
+  bits = jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16).astype(jnp.uint32)
+  place = sum(jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * np.uint32(0x9E3779B1 + 2 * axis) for axis in range(x.ndim))
+  return jnp.sum(bits, dtype=jnp.uint32), jnp.sum(bits * (place | 1), dtype=jnp.uint32)

@@ -20,10 +20,11 @@ from jax.sharding import Mesh
 
 from motif_jax import config as configs, sharding
 from motif_jax.config import Config, TrainConfig
-from motif_jax.model import transformer
+from motif_jax.model import lora
 from motif_jax.train import damage, manifest, retention, stored
 from motif_jax.train.saved_config import config_from_json, differences
-from motif_jax.train.state import TrainState
+from motif_jax.train.state import TrainState, init_trained, network
+from motif_jax.weights import folder as folders
 
 FOLDER = "checkpoints"  # inside the work directory
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -120,7 +121,8 @@ def restore_start(manager: ocp.CheckpointManager, cfg: Config, mesh: Mesh) -> di
 def restore_weights(path: str, *, raw: bool = False) -> tuple[Config, dict]:
   """The config and the parameters of the checkpoint that `path` names, in their dtypes, on the first device.
 
-  The moving average, or with `raw` what the optimizer itself moves; nothing else of the state is read.
+  The moving average, or with `raw` what the optimizer itself moves; nothing else of the state is read.  An adapter is merged
+  into the network that it was trained on.
   """
   folder, step = find(path)
   folder = folder / str(step)
@@ -131,19 +133,43 @@ def restore_weights(path: str, *, raw: bool = False) -> tuple[Config, dict]:
   target = flatten_dict(_abstract_parameters(cfg, None), sep="/")
   wanted = {prefix + name: jax.ShapeDtypeStruct(leaf.shape, saved[prefix + name].dtype, sharding=leaf.sharding)
             for name, leaf in target.items()}
-  return cfg, unflatten_dict({name.removeprefix(prefix): leaf for name, leaf in stored.read(folder, wanted).items()}, sep="/")
+  params = unflatten_dict({name.removeprefix(prefix): leaf for name, leaf in stored.read(folder, wanted).items()}, sep="/")
+  if not cfg.adapter.rank:
+    return cfg, params
+  merged = lora.merge(restore_base(cfg, None, frozen=False), params, cfg.model, scale=cfg.adapter.alpha / cfg.adapter.rank)
+  return dataclasses.replace(cfg, adapter=dataclasses.replace(cfg.adapter, rank=0)), merged
 
 
 def restore_for_sampling(path: str, mesh: Mesh | None = None) -> tuple[Config, dict]:
   """The config and the EMA parameters of the checkpoint that `path` names, see `find`.
 
-  The parameters are sharded over `mesh`, or lie on the first device.
+  The parameters are sharded over `mesh`, or lie on the first device.  Those of an adapter come with the network that it was
+  trained on.
   """
   folder, step = find(path)
   cfg = config_from_json(folder / str(step) / "config" / "metadata")
   with _reader(folder) as manager:
     target = _abstract_parameters(cfg, mesh)
-    return cfg, manager.restore(step, args=ocp.args.Composite(ema=ocp.args.StandardRestore(target)))["ema"]
+    trained = manager.restore(step, args=ocp.args.Composite(ema=ocp.args.StandardRestore(target)))["ema"]
+  return cfg, network(cfg, trained, restore_base(cfg, mesh) if cfg.adapter.rank else None)
+
+
+def restore_base(cfg: Config, mesh: Mesh | None, *, frozen: bool = True) -> dict:
+  """The network that the adapter of `cfg` belongs to, from a checkpoint of ours or a folder of released weights.
+
+  `frozen`: kernels in the compute dtype, in which they are used anyway.  ValueError if it is not what the adapter was begun on.
+  """
+  path, alone = pathlib.Path(cfg.adapter.base), dataclasses.replace(cfg, adapter=dataclasses.replace(cfg.adapter, rank=0))
+  target = _abstract_parameters(alone, mesh)
+  if folders.is_one(path):
+    params = folders.read_params(folders.find(path), shardings=jax.tree.map(lambda x: x.sharding, target))
+  else:
+    _, params = restore_for_sampling(path, mesh)
+  shapes = lambda tree: {name: leaf.shape for name, leaf in sharding.paths_of(tree)}
+  if shapes(params) != shapes(target) or cfg.adapter.digest not in ("", lora.digest(params)):
+    raise ValueError(f"the weights in {path} are not those that the adapter was trained on; put those back, or begin anew in "
+                     "another work directory.")
+  return lora.frozen(params, cfg.model.dtype) if frozen else params
 
 
 def find(path: str) -> tuple[pathlib.Path, int]:
@@ -220,8 +246,8 @@ def _rest(state):
 
 
 def _abstract_parameters(cfg, mesh):
-  """Shapes of the model's parameters, placed on `mesh` or on the first device."""
-  abstract = jax.eval_shape(lambda key: transformer.init(key, cfg.model), jax.random.key(0))
+  """Shapes of the parameters that are trained, placed on `mesh` or on the first device."""
+  abstract = jax.eval_shape(lambda key: init_trained(key, cfg), jax.random.key(0))
   if mesh is None:
     places = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), abstract)
   else:

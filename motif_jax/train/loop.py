@@ -26,7 +26,7 @@ from motif_jax.train.guard import Guard
 from motif_jax.train.interrupt import Interrupt
 from motif_jax.train.losses import token_grid
 from motif_jax.train.optimizer import make_optimizer
-from motif_jax.train.state import TrainState, abstract_state, init_state
+from motif_jax.train.state import TrainState, abstract_state, init_state, network
 from motif_jax.train.step import make_train_step, plan_at
 from motif_jax.train.watchdog import Watchdog
 
@@ -42,6 +42,7 @@ class Job:
   batches: Callable[[int], Iterator]  # step -> iterator of (bucket, host batch) from that step on
   held_out: Sequence = ()  # (bucket, host batch) pairs for validation
   previews: Callable | None = None  # EMA parameters -> {name: video (F, H, W, 3) uint8}
+  frozen: dict | None = None  # the network that an adapter is trained on
   text_empty: np.ndarray | None = None  # (1, text_dim), the features of a dropped caption
 
 
@@ -66,7 +67,9 @@ def prepare(cfg: Config, workdir: str) -> Job:
       batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, patch=cfg.model.patch,
                                               **share),
       held_out=pipeline.validation_batches(cfg.data, dataset, count=cfg.train.validation_batches, **share),
-      previews=Previews(cfg, mesh) if cfg.sample.prompts else None, text_empty=np.asarray(dataset.meta.text_empty, np.float32),
+      previews=Previews(cfg, mesh) if cfg.sample.prompts else None,
+      frozen=checkpoint.restore_base(cfg, mesh) if cfg.adapter.rank else None,
+      text_empty=np.asarray(dataset.meta.text_empty, np.float32),
   )
 
 
@@ -112,7 +115,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
       closely = cfg.train.telemetry_every > 0 and (step + 1) % cfg.train.telemetry_every == 0
       if (plan, closely) not in steps:
         how = telemetry.closely(job.text_empty) if closely else telemetry.LIGHTLY
-        steps[plan, closely] = make_train_step(cfg, mesh, optimizer, plan=plan, **how)
+        steps[plan, closely] = make_train_step(cfg, mesh, optimizer, plan=plan, frozen=job.frozen, **how)
       bucket, batch = next(source)
       watchdog.beat(slow=(plan, closely, bucket) not in seen)
       seen.add((plan, closely, bucket))
@@ -166,13 +169,15 @@ def _tasks(job, writer, manager, guard) -> list[tuple[int, Callable]]:
   cfg = job.cfg
   validation_step = make_validation_step(cfg, job.mesh)
 
+  averaged = lambda state: network(cfg, state.ema, job.frozen)
+
   def validation(step, state):
-    values = validate(validation_step, state.ema, job.held_out, job.mesh)
+    values = validate(validation_step, averaged(state), job.held_out, job.mesh)
     writer.scalars(step, values, prefix="validation")
     say(f"step {step}/{cfg.train.steps}  validation loss {values['loss']:.4g}")
 
   def samples(step, state):
-    writer.clips(step, job.previews(state.ema), fps=cfg.sample.fps)
+    writer.clips(step, job.previews(averaged(state)), fps=cfg.sample.fps)
 
   def save(step, state):
     if guard.streak and step < cfg.train.steps:

@@ -19,6 +19,8 @@ CAME_LATER = {
                   rollbacks=3, stall_seconds=0.0, telemetry_every=0),
     "sample": dict(token_shift=dict(kind="none", between=(256, 4096), mu=(0.5, 1.15)), sigmas=(), cache=dict(skip=(), order=1)),
 }
+# Sections that came later.
+SECTIONS = {"adapter": dict(rank=0, alpha=1.0, targets=(), base="", digest="")}
 CLASSIFIER_FREE = dict(rule="classifier_free", rescale=0.0, momentum=0.0, threshold=0.0, eta=1.0, interval=(0.0, 1.0),
                        together=True)
 
@@ -28,7 +30,7 @@ def config_from_json(saved: dict | str | pathlib.Path) -> Config:
   if not isinstance(saved, dict):
     saved = json.loads(pathlib.Path(saved).read_text())
   saved = {section: CAME_LATER.get(section, {}) | values if isinstance(values, dict) else values
-           for section, values in saved.items()}
+           for section, values in (SECTIONS | saved).items()}
   if isinstance(scale := saved["sample"]["guidance"], float):  # classifier-free guidance was all there was
     saved["sample"] = saved["sample"] | {"guidance": CLASSIFIER_FREE | {"scale": scale}}
   saved["sample"] = {"image_shift": saved["sample"]["shift"]} | saved["sample"]  # there was one shift for both
@@ -38,10 +40,12 @@ def config_from_json(saved: dict | str | pathlib.Path) -> Config:
 def architecture(saved: dict) -> dict[str, object]:
   """What decides the shapes in a train state, of a config as nested dicts: "model.depths.dual" -> value."""
   aligned = saved["alignment"]["weight"] > 0
+  adapter_keys = ("rank", "alpha", "targets", "digest") if saved.get("adapter", {}).get("rank") else ("rank",)
   parts = {
       "model": {k: v for k, v in saved["model"].items() if k not in RUN_TIME},
       "alignment": {"on": aligned} | ({k: saved["alignment"][k] for k in ("teacher_dim", "hidden")} if aligned else {}),
       "optimizer": {"kind": saved["optimizer"]["kind"]},
+      "adapter": {k: v for k, v in saved.get("adapter", SECTIONS["adapter"]).items() if k in adapter_keys},
   }
   return flatten_dict(parts, sep=".")
 

@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from motif_jax import sharding
 from motif_jax.config import Config
-from motif_jax.model import alignment, transformer
+from motif_jax.model import alignment, lora, transformer
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """Float32 master weights, their moving average and the optimizer's state, after `step` updates."""
+  """Float32 master weights, or those of an adapter, their moving average and the optimizer's state, after `step` updates."""
 
   step: Array  # () int32
   params: dict  # {"model": ..., "projector": ...}; the projector only with alignment
@@ -23,11 +23,24 @@ class TrainState(flax.struct.PyTreeNode):
 
 def create(key: Array, cfg: Config, optimizer: optax.GradientTransformation, weights: dict | None = None) -> TrainState:
   """A new state at step 0, of a model with `weights` or with random ones."""
-  params = {"model": transformer.init(jax.random.fold_in(key, 0), cfg.model) if weights is None else weights}
+  params = {"model": init_trained(jax.random.fold_in(key, 0), cfg) if weights is None else weights}
   if cfg.alignment.weight:
     params["projector"] = alignment.init_projector(jax.random.fold_in(key, 1), cfg.alignment, cfg.model.width)
   ema = jax.tree.map(jnp.copy, params["model"])
   return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
+
+
+def init_trained(key: Array, cfg: Config) -> dict:
+  """New parameters of what is trained: the network, or an adapter."""
+  adapter = cfg.adapter
+  if adapter.rank:
+    return lora.init(key, cfg.model, rank=adapter.rank, targets=adapter.targets)
+  return transformer.init(key, cfg.model)
+
+
+def network(cfg: Config, trained: dict, frozen: dict | None) -> dict:
+  """The parameters of the whole network: those that are `trained`, or an adapter beside the `frozen` ones."""
+  return trained if frozen is None else lora.attach(frozen, trained, scale=cfg.adapter.alpha / cfg.adapter.rank)
 
 
 def abstract_state(cfg: Config, optimizer: optax.GradientTransformation) -> TrainState:

@@ -16,7 +16,7 @@ from motif_jax.config import Config
 from motif_jax.mesh import batch_sharding, constrain
 from motif_jax.model.plan import Segment, make_plan
 from motif_jax.train import losses, optimizer as optimizers
-from motif_jax.train.state import TrainState, abstract_state
+from motif_jax.train.state import TrainState, abstract_state, network
 
 
 def plan_at(cfg: Config, step: int) -> tuple[Segment, ...]:
@@ -31,7 +31,8 @@ def plan_at(cfg: Config, step: int) -> tuple[Segment, ...]:
 
 
 def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation, *,
-                    plan: tuple[Segment, ...], measure: Callable = dict, of_block: Callable | None = None) -> Callable:
+                    plan: tuple[Segment, ...], measure: Callable = dict, of_block: Callable | None = None,
+                    frozen: dict | None = None) -> Callable:
   """(state, batch) -> (state, measured), compiled for `mesh` at the first call with each shape of batch.
 
   A batch whose loss or gradient is not finite changes nothing but `step`, the position in the data: weights, average and
@@ -46,14 +47,15 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
       tapped, alignment (B,), and updated () bool, all by keyword.
     of_block: measures each block (`stack.run_span`); `measure` then gets also blocks, kind -> {name: (B, blocks)}, and what the
       step moves: params, updates, gradients, ema (before the step), conditioned (B,), text, text_mask.
+    frozen: the network that an adapter is trained on, on `mesh`.
   """
   routed = any(segment.routed for segment in plan)
   shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
 
-  def step(state: TrainState, batch: dict):
+  def step(state: TrainState, batch: dict, frozen: dict | None = None):
     key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
     draws = losses.draw(key, cfg, batch["latents"].shape, routed=routed)
-    parts, gradients = accumulated(state.params, cfg, batch, draws, plan, shardings.params, of_block=of_block)
+    parts, gradients = accumulated(state.params, cfg, batch, draws, plan, shardings.params, of_block=of_block, frozen=frozen)
     with jax.named_scope("optimizer"):
       updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
@@ -70,26 +72,28 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
       measured = measure(**parts, t=draws.t, gradient_norm=norm, learning_rate=rate, updated=updated)
     return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), measured
 
-  jitted = jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding(mesh)),
-                   out_shardings=(shardings, NamedSharding(mesh, P())))
+  beside = () if frozen is None else (frozen,)  # an argument: a constant would be compiled in
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P())), in_shardings=(
+      shardings, batch_sharding(mesh), *(sharding.parameter_shardings(tree, mesh) for tree in beside)))
 
   def run(state, batch):
     with jax.set_mesh(mesh):
-      return jitted(state, batch)
+      return jitted(state, batch, *beside)
 
   run.jitted = jitted
   return run
 
 
 def accumulated(params: dict, cfg: Config, batch: dict, draws: losses.Draws, plan: tuple[Segment, ...],
-                shardings: dict, *, of_block: Callable | None = None) -> tuple[dict, dict]:
+                shardings: dict, *, of_block: Callable | None = None, frozen: dict | None = None) -> tuple[dict, dict]:
   """The parts of the objective, per sample, and the gradients of its mean, computed in `train.accumulate` microbatches.
 
   Draws come in for the whole batch, so that the number of microbatches changes neither.  `shardings`: of the parameters, and so
   of the gradients, which are summed in float32 where their parameter lies.
   """
   count = cfg.train.accumulate
-  gradient = jax.value_and_grad(losses.objective, has_aux=True)
+  whole = lambda params: params | {"model": network(cfg, params["model"], frozen)}
+  gradient = jax.value_and_grad(lambda params, *given: losses.objective(whole(params), *given), has_aux=True)
   if count == 1:
     (_, parts), gradients = gradient(params, cfg, batch, draws, plan, of_block)
     return parts, gradients

@@ -28,6 +28,11 @@ class Found(NamedTuple):
   fields: dict[str, Any]  # of ModelConfig, that say what the network is
 
 
+def is_one(path: pathlib.Path) -> bool:
+  """Whether `path` is a folder as diffusers writes them, of the transformer or of a pipeline."""
+  return (path / "config.json").is_file() or (path / INDEX).is_file()
+
+
 def find(folder: str | os.PathLike, *, rope_theta: float | None = None) -> Found:
   """The transformer in `folder`, or in the folder `transformer` of a pipeline.  ValueError lists all that is wrong with it."""
   found, faults = examine(folder, rope_theta=rope_theta)
