@@ -1,6 +1,14 @@
-"""Encoding by processes that hang, crash or are killed, and by many jobs at once: the data set is the undisturbed one."""
+"""Encoding by processes that hang, crash or are killed, and by many jobs at once: the data set is the undisturbed one.
+
+KILLS=20 python -m pytest -s tests/test_jobs.py -k kill    kills more often, and says what it met
+"""
 
 import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -105,3 +113,42 @@ def test_batches_lie_over_all_devices_and_no_record_changes(folder, tmp_path):
     for i in range(len(alone)):
       for name in ("latents", "first_frame", "teacher"):
         np.testing.assert_allclose(together[i][name], alone[i][name], atol=2e-3, err_msg=name)
+
+
+def children(pid):
+  return [int(child) for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+def alive(pid):
+  try:
+    return "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+  except FileNotFoundError:
+    return False
+
+
+def test_kill_9_at_random_times_and_a_rerun_give_the_undisturbed_bytes(folder, undisturbed, tmp_path):
+  kills, draw, output, orphans = int(os.environ.get("KILLS", 2)), random.Random(os.environ.get("SEED")), tmp_path / "set", set()
+  command = [sys.executable, "-m", "tests.encode_slowly", str(folder), str(output)]
+  while kills:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    time.sleep(draw.uniform(0, 1.2))
+    if process.poll() is None:
+      orphans |= set(children(process.pid))
+    process.kill()
+    if process.wait() == 0:
+      assert contents(output) == contents(undisturbed)
+      output.rename(tmp_path / f"whole-{kills}")
+      print("  it was whole, and equal")
+      continue
+    assert process.returncode == -signal.SIGKILL
+    kills -= 1
+    print(f"  killed with {len(list(output.glob('*/*.array_record-*-of-0000?')))} shards there, "
+          f"{len(list(output.rglob('*.partial')))} half written")
+  subprocess.run(command, check=True)
+  assert contents(output) == contents(undisturbed)
+  deadline = time.monotonic() + 30
+  while any(map(alive, orphans)) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  assert not any(map(alive, orphans)), "decoders outlive their job"
+  print(f"  {len(orphans)} decoders were left alone, and all have ended")

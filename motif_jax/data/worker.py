@@ -5,6 +5,7 @@ what it is asked to run and nothing else.  It is what `python -m motif_jax.data.
 """
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -116,16 +117,14 @@ class Workers:
 
 def serve(pipe: Connection) -> None:
   """Answers until the other end is closed."""
-  while True:
-    try:
+  with contextlib.suppress(EOFError, ConnectionError):
+    while True:
       function, arguments = pipe.recv()
-    except EOFError:
-      return
-    try:
-      answer = (True, function(*arguments))
-    except Exception as e:  # whatever it is: the parent decides what becomes of it
-      answer = (False, f"{type(e).__name__}: {e}")
-    pipe.send(answer)
+      try:
+        answer = (True, function(*arguments))
+      except Exception as e:  # whatever it is: the parent decides what becomes of it
+        answer = (False, f"{type(e).__name__}: {e}")
+      pipe.send(answer)
 
 
 def leave_with(parent: int) -> None:
