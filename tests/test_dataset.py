@@ -1,7 +1,10 @@
 """Records, shards and metadata on disk: what is written is what is read, by us and by tfds, and nothing half written is read."""
 
 import dataclasses
+import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +15,7 @@ import tensorflow_datasets as tfds
 from configs import base
 from motif_jax import config as config_lib
 from motif_jax.config import BucketConfig
-from motif_jax.data import buckets, dataset, record
+from motif_jax.data import buckets, dataset, record, verify, videos
 from tests import small_data
 from tests.small_data import IMAGE, SPECS, VIDEO
 
@@ -212,3 +215,80 @@ def test_a_clip_goes_into_the_largest_bucket_that_it_fills(size, expected):
   chosen = buckets.choose(known, *size)
   assert (chosen and buckets.name(chosen)) == expected
   assert buckets.choose((BucketConfig(1, 8, 8),), 0, 8, 8) is None
+
+
+def damage(file, at, byte=b"\xff"):
+  with open(file, "rb+") as opened:
+    opened.seek(at)
+    opened.write(byte)
+
+
+@pytest.fixture(scope="module")
+def rewritten(path, tmp_path_factory):
+  """A function (number of a record of the first video shard, change) -> a copy of `path` with that record changed and rewritten."""
+  def make(number, change):
+    copy = shutil.copytree(path, tmp_path_factory.mktemp("copy") / "set")
+    records = [small_data.record(VIDEO, i) for i in range(5)]
+    change(records[number])
+    dataset.write_shard(dataset.shard_path(copy, VIDEO, 0, 3), records, SPECS[VIDEO])
+    return copy
+  return make
+
+
+def test_an_untouched_data_set_has_no_faults(path):
+  checked = verify.check(path, say=lambda _: None)
+  assert checked.faults == () and checked.records == 19 and checked.bytes > 0
+
+
+def test_one_changed_number_of_one_record_is_found(rewritten):
+  def nudge(record):
+    record["teacher"][1, 1, 1, 1] += 1
+  faults = verify.check(rewritten(3, nudge), say=lambda _: None).faults
+  assert len(faults) == 1 and "00000-of-00003, record 3: its bytes have another checksum" in faults[0]
+
+
+def test_without_checksums_a_changed_key_is_found_and_a_changed_number_is_not(rewritten):
+  def rename(record):
+    record["key"] = "another"
+    record["teacher"][1, 1, 1, 1] += 1
+  copy, said = rewritten(2, rename), []
+  (copy / buckets.name(VIDEO) / "checksums.npy").unlink()
+  faults = verify.check(copy, say=said.append).faults
+  assert len(faults) == 1 and "record 2: its key 'another' has another digest" in faults[0]
+  assert "before there were checksums" in said[0]
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda file: damage(file, 1000), "cannot be read"),
+    (lambda file: damage(file, 1 << 16), "holds 0 records that can be read, expected 5"),
+    (lambda file: os.truncate(file, file.stat().st_size // 2), "holds 0 records that can be read, expected 5"),
+    (lambda file: shutil.copy(file.with_name(file.name.replace("00000-", "00002-")), file), "holds 2 records that can be read"),
+    (lambda file: file.with_name(f".{file.name}.0a{videos.PARTIAL}").write_bytes(b"half"), "belongs to no data set"),
+    (lambda file: np.save(file.with_name("digests.npy"), np.zeros(3, np.uint64)), r"digests.npy is uint64 \(3,\)"),
+])
+def test_damage_is_found_and_said_where(path, tmp_path, spoil, said):
+  copy = shutil.copytree(path, tmp_path / "set")
+  spoil(dataset.shard_path(copy, VIDEO, 0, 3))
+  faults = verify.check(copy, say=lambda _: None).faults
+  assert len(faults) == 1 and re.search(said, faults[0]), faults
+
+
+def test_samples_are_spread_from_the_first_record_to_the_last(path):
+  found = {part.bucket: [r["key"] for r in records] for part, records in verify.samples(path, 3)}
+  assert found == {IMAGE: ["1/000.mp4", "1/003.mp4", "1/006.mp4"], VIDEO: ["5/000.mp4", "5/006.mp4", "5/011.mp4"]}
+
+
+@pytest.mark.parametrize("change", [{}, dict(image=(3, 11)), dict(log_variance=True), dict(teacher_dim=0, teacher_grid=(0, 0))])
+def test_the_bytes_of_a_record_are_foretold(change):
+  spec = dataclasses.replace(SPECS[VIDEO], **change)
+  made = {name: np.random.default_rng(0).normal(size=[8 if n is None else n for n in shape]).astype(np.float16)
+          for name, shape in spec.shapes.items()}
+  strings = {name: value for name, value in small_data.record(VIDEO, 3).items() if name in record.STRINGS + record.NUMBERS}
+  content = record.to_bytes(made | strings, spec)
+  assert 0 < len(content) - record.bytes_of(spec, text_tokens=24) < 400
+  assert_equal(record.from_bytes(content, spec), made | strings)
+
+
+def test_what_an_older_data_set_says_of_its_records_is_read():
+  old = dict(grid=[3, 6, 8], channels=5, text_dim=7, teacher_grid=[2, 4], teacher_dim=9)
+  assert record.Spec.from_dict(old) == SPECS[VIDEO]

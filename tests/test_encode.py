@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -348,22 +349,39 @@ def test_the_truncated_caption_is_the_first_sentence(caption, expected):
   assert captions.first_sentence(caption) == expected
 
 
-def launch(*flags):
-  command = [sys.executable, "-m", "launch.encode", "--config=configs/base.py", *flags]
+def launch(*flags, program="encode"):
+  command = [sys.executable, "-m", f"launch.{program}", "--config=configs/base.py", *flags]
   return subprocess.run(command, capture_output=True, text=True, env=os.environ | dict(JAX_PLATFORMS="cpu"))
 
 
-def test_the_command_encodes_with_the_real_encoders(folder, tmp_path):
-  done = launch(f"--source={folder}", f"--output={tmp_path / 'set'}", "--buckets=5x24x32,1x24x32", "--batch_size=4")
+@pytest.fixture(scope="module")
+def commanded(folder, tmp_path_factory):
+  """(the process of the command, its data set)."""
+  output = tmp_path_factory.mktemp("commanded") / "set"
+  return launch(f"--source={folder}", f"--output={output}", "--buckets=5x24x32,1x24x32", "--batch_size=4"), output
+
+
+def test_the_command_encodes_with_the_real_encoders(commanded):
+  done, output = commanded
   assert done.returncode == 0, done.stderr
   assert "9 clips encoded in bucket 5x24x32" in done.stdout and "12 of 12 clips" in done.stdout
-  opened = dataset.open_dataset(tmp_path / "set")
+  assert all(phase in done.stdout for phase in ("probe", "decode", "codec", "teacher", "text", "write"))
+  opened = dataset.open_dataset(output)
   c = base.get_config()
   c.model.update(latent_channels=opened.meta.codec["channels"], text_dim=opened.meta.text["dim"])
   dataset.check_encoders(opened.meta, config_lib.from_config_dict(c))
   for source in opened.sources:
     record = source[0]
     np.testing.assert_allclose(record["first_frame"][0], record["latents"][0], atol=4e-3)
+
+
+def test_what_was_encoded_is_verified_and_shown_beside_its_source(folder, commanded, tmp_path):
+  done = launch(f"--data={commanded[1]}", f"--source={folder}", f"--pictures={tmp_path}", "--readers=1", program="verify")
+  assert done.returncode == 0 and "12 records" in done.stdout and "0 faults" in done.stdout, done.stdout + done.stderr
+  quality = [float(decibels) for decibels in re.findall(r"^(\S+) dB  \S+:", done.stdout, re.M)]
+  assert len(quality) == 7 and min(quality) > 14, "of noise the codec keeps 17 dB; two different clips are 8 dB apart"
+  assert Image.open(tmp_path / "verify-5x24x32.png").size[1] == 2 + 4 * (2 * 26 + videos.TITLE)
+  assert (tmp_path / "verify-1x24x32.png").exists()
 
 
 def test_the_command_fails_with_one_clear_line(tmp_path):

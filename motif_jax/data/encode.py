@@ -132,6 +132,8 @@ def prepare(plan: Plan, *, alone: bool) -> None:
     bucket.mkdir(exist_ok=True)
     for stray in [f for f in dataset_lib.shard_files(bucket) if f not in files]:
       stray.unlink(missing_ok=True)
+    if alone:
+      _remove_partials(bucket)
   for stray in [note for note in folder.glob("*.json") if note not in notes]:
     stray.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 SAY_EVERY = 5.0  # seconds
 # Phase -> who is busy in it.  Waiting is what devices lose to decoding; writing is theirs too, as one thread does both.
-PHASES = {"probe": "core", "decode": "core", "waiting for clips": "job", "codec": "device", "teacher": "device",
+PHASES = {"probe": "job", "decode": "core", "waiting for clips": "job", "codec": "device", "teacher": "device",
           "image": "device", "text": "device", "write": "job"}
 
 

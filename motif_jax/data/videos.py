@@ -10,13 +10,15 @@ import math
 import os
 import pathlib
 import uuid
+from collections.abc import Sequence
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation
-from PIL import Image
+from PIL import Image, ImageDraw
 
 FPS = 24.0  # faster videos are thinned to this rate, slower ones keep theirs (the released model was trained at 24)
+TITLE = 12  # pixels of a line of text in a contact sheet
 PARTIAL = ".partial"  # how the name of a file ends that is being written
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".png", ".jpg", ".jpeg")
 
@@ -107,21 +109,27 @@ def write_mp4(path, frames: np.ndarray, *, fps: float, crf: int = 12) -> None:
     container.mux(stream.encode())
 
 
-def write_contact_sheet(path, videos, *, columns: int = 8) -> None:
-  """Writes a PNG, a row for each of `videos`, uint8 (F, H, W, 3): `columns` of its frames, evenly spaced, first to last."""
+def write_contact_sheet(path, videos, *, columns: int = 8, titles: Sequence[str] = ()) -> None:
+  """Writes a PNG, a row for each of `videos`, uint8 (F, H, W, 3): `columns` of its frames, evenly spaced, first to last; above
+  each row its title, where there are titles."""
   videos = [np.asarray(v) for v in videos]
   if not videos or any(v.ndim != 4 or v.shape[1:] != videos[0].shape[1:] for v in videos):
     raise ValueError(f"videos have the shapes {[v.shape for v in videos]}, expected one or more of one (H, W, 3).")
   _, height, width, _ = videos[0].shape
   gap = 2
-  sheet = np.full((len(videos) * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+  tops = np.cumsum([gap, *(height + gap + (TITLE if title else 0) for title in titles or [""] * len(videos))])
+  wide = max([columns * (width + gap), *(6 * len(title) for title in titles)]) + gap  # a letter takes about six pixels
+  sheet = np.full((tops[-1], wide, 3), 255, np.uint8)
   for row, video in enumerate(videos):
     picked = np.unique(np.linspace(0, len(video) - 1, columns).round().astype(int))
     for column, frame in enumerate(video[picked]):
-      y, x = gap + row * (height + gap), gap + column * (width + gap)
+      y, x = tops[row + 1] - height - gap, gap + column * (width + gap)
       sheet[y:y + height, x:x + width] = frame
+  picture = Image.fromarray(sheet)
+  for top, title in zip(tops, titles):
+    ImageDraw.Draw(picture).text((gap, top), title, fill=(0, 0, 0))
   with replacing(path) as temporary:
-    Image.fromarray(sheet).save(temporary, format="PNG")
+    picture.save(temporary, format="PNG")
 
 
 @contextlib.contextmanager
