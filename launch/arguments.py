@@ -1,6 +1,8 @@
 """How the commands read their flags: mistakes get one line, and libraries stay quiet."""
 
 import argparse
+import json
+import pathlib
 import sys
 
 from absl import app, logging
@@ -29,6 +31,7 @@ SAMPLING = {
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `SAMPLING`; what is not given is None and comes from the checkpoint's config."""
+  parser.add_argument("--cache", help="a file of launch.calibrate: leaves out steps, and brings the flags that it holds for")
   for name, (_, kind, said) in SAMPLING.items():
     parser.add_argument(f"--{name}", type=kind, help=said)
 
@@ -39,8 +42,10 @@ def sampling(args: argparse.Namespace, cfg: Config, *, picture: bool = False) ->
   ValueError for what cannot be.
   """
   values = config.to_dict(cfg)
-  given = {name: kind(getattr(args, name)) for name, kind in READ.items() if getattr(args, name) is not None}
-  given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None} | given
+  schedule = read_cache(args.cache) if args.cache else None
+  given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+  given = (schedule["holds_for"] if schedule else {}) | given
+  given |= {name: kind(given[name]) for name, kind in READ.items() if name in given}
   if given.get("sigmas"):
     given = {"steps": len(given["sigmas"]) - (given["sigmas"][-1] == 0)} | given
   elif "steps" in given or "shift" in given:  # of a grid, so no longer the config's own times
@@ -55,7 +60,33 @@ def sampling(args: argparse.Namespace, cfg: Config, *, picture: bool = False) ->
   settings["interval"] = "{:g}:{:g}".format(*settings["interval"])
   settings["together"] = int(settings["together"])
   settings["sigmas"] = ",".join(map(str, settings["sigmas"]))
+  values["sample"]["cache"] = dict(skip=(), order=1)  # exact, whatever the config says, unless the flag asks for less
+  if schedule:
+    other = [f"{name}={settings[name]} (it holds for {value})" for name, value in schedule["holds_for"].items()
+             if settings[name] != value]
+    if other:
+      raise ValueError(f"--cache={args.cache} does not hold for {', '.join(other)}; leave these out, or calibrate anew.")
+    values["sample"]["cache"] = dict(skip=tuple(schedule["skip"]), order=schedule["order"])
+    settings["cache"] = str(pathlib.Path(args.cache).absolute())
   return config.from_config_dict(values), settings
+
+
+def read_cache(file: str) -> dict:
+  """What a file of launch.calibrate says."""
+  try:
+    said = json.loads(pathlib.Path(file).read_text())
+    said["holds_for"].keys(), said["skip"], said["order"], said["error"]["latents"]
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
+    raise ValueError(f"--cache={file} is not a file that python -m launch.calibrate wrote.") from e
+  return said
+
+
+def cache_line(said: dict) -> str:
+  """A line on what a file of launch.calibrate leaves out, and at which measured error."""
+  error = said["error"]
+  scores = f", score {error['scores']['all']:.1%} (exact {error['exact_scores']['all']:.1%})" if "scores" in error else ""
+  return (f"{said['computed']} of {said['steps']} steps computed; against exact sampling of {error['prompts']} prompts: relative "
+          f"error of latents {error['latents']:.2%}, PSNR of frames {error['psnr']:.1f} dB{scores}")
 
 
 def _sigmas(text):

@@ -4,6 +4,7 @@
   python -m launch.sample --weights=FOLDER --prompts=FILE --output=DIR [--image=PICTURE]
 
 Writes an mp4 per prompt, contact_sheet.png (a row per prompt) and, last, samples.json: all that is needed to make them again.
+With --previews=K it says after each step how long the rest takes, and shows every K steps where they lead, in NAME.steps.png.
 A sample depends on its prompt, the seed and its number alone, not on the prompts beside it nor on the devices; so the same
 command goes on where it was stopped.
 """
@@ -23,13 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch import arguments
-from configs import motif_2b
-from motif_jax import config, mesh as meshes, sample, sharding
-from motif_jax.config import BucketConfig, Config, MeshConfig
+from launch import arguments, model
+from motif_jax import config, mesh as meshes, sample, stepwise
+from motif_jax.config import BucketConfig, Config
 from motif_jax.data import buckets, extract, videos
-from motif_jax.train import checkpoint, metrics
-from motif_jax.weights import folder, release
+from motif_jax.train import metrics
 
 REQUEST = "request.json"  # what the videos of a folder were asked to be, as long as some are missing too
 COLUMNS, ROWS = 8, 16  # of the contact sheet
@@ -52,6 +51,7 @@ class Job(NamedTuple):
   output: pathlib.Path
   mesh: jax.sharding.Mesh
   again: bool  # make what is there already once more
+  previews: int  # steps between them; 0: none, and the whole walk in one program
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -59,8 +59,7 @@ def parse(argv=None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog="python -m launch.sample", description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
-  add("--checkpoint", help="work directory of a training run, or the folder of one of its checkpoints")
-  add("--weights", help="folder of a released pipeline: model_index.json, transformer/, vae/, text_encoder/")
+  model.add_flags(parser)
   add("--prompt", action="append", default=[], help="may be given several times")
   add("--prompts", help="a text file with a prompt per line")
   add("--output", help="folder of the results; by default one in the work directory")
@@ -70,8 +69,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--bucket", help="FRAMESxHEIGHTxWIDTH in pixels, such as 9x32x32")
   add("--image", help="a picture or video file whose first frame the videos start from (image-to-video)")
   add("--batch", type=int, default=4, help="videos made at once; rounded up to what the mesh deals evenly")
-  add("--mesh", default="-1x1x1", help="DATAxFSDPxSEQUENCE; -1: all devices.  Rows of a batch over data and fsdp, weights over "
-      "fsdp and sequence, tokens over sequence")
+  add("--previews", type=int, default=0, help="steps between previews of the videos while they are made; 0: none")
   add("--again", action="store_true", help="make all videos, also those that an earlier run of this command has left")
   for role in ROLES:
     add(f"--{role}_weights", help=f"folder of the {role} encoder's weights, where it is not the one of the training run")
@@ -91,18 +89,16 @@ def main(argv=None) -> None:
 def prepare(args: argparse.Namespace) -> Job:
   """The `Job` that the flags ask for; ValueError for what cannot be."""
   prompts = read_prompts(args.prompt, args.prompts)
-  if (args.checkpoint is None) == (args.weights is None):
-    raise ValueError("Pass either --checkpoint=WORKDIR, of a training run, or --weights=FOLDER, of a released pipeline.")
-  if args.batch < 1 or args.index < 0:
-    raise ValueError(f"--batch={args.batch} --index={args.index}: expected at least 1 video at once and no negative number.")
-  mesh = mesh_of(args.mesh)
-  cfg, params, source = trained(args, mesh) if args.weights is None else released(args, mesh)
+  if args.batch < 1 or args.index < 0 or args.previews < 0:
+    raise ValueError(f"--batch={args.batch} --index={args.index} --previews={args.previews}: expected at least 1 video at once "
+                     "and no negative number.")
+  cfg, params, source, mesh = model.read(args)
   moved = {role: getattr(args, f"{role}_weights") for role in ROLES if getattr(args, f"{role}_weights") is not None}
   weights = dataclasses.replace(cfg.encoders.weights, **moved)
   cfg = dataclasses.replace(cfg, encoders=dataclasses.replace(cfg.encoders, weights=weights))
   cfg, how = arguments.sampling(args, cfg, picture=args.image is not None)
   codec, text = sample.encoders_of(cfg, mesh)
-  bucket = one_bucket(args.bucket) if args.bucket else cfg.sample.bucket
+  bucket = buckets.one(args.bucket) if args.bucket else cfg.sample.bucket
   sample.latent_grid(cfg, codec, bucket)
   parts = meshes.degree(mesh, "batch")
   batch = -(-args.batch // parts) * parts
@@ -114,32 +110,8 @@ def prepare(args: argparse.Namespace) -> Job:
   if args.image and not cfg.data.image_to_video:
     print("note: data.image_to_video was 0, so this model was never trained to start from a picture")
   output = pathlib.Path(args.output) if args.output else default_output(source, args.seed)
-  return Job(cfg, params, codec, text, prompts, bucket, settings, first_frame, image, output, mesh, args.again)
-
-
-def mesh_of(text: str) -> jax.sharding.Mesh:
-  """The mesh that --mesh names, over the first devices where it does not take all."""
-  try:
-    sizes = tuple(int(size) for size in text.split("x"))
-    data, fsdp, sequence = sizes
-  except ValueError as e:
-    raise ValueError(f"--mesh={text} is not DATAxFSDPxSEQUENCE, three whole numbers such as 1x1x8; -1 takes all devices.") from e
-  count = None if -1 in sizes else data * fsdp * sequence
-  return meshes.make_mesh(MeshConfig(data, fsdp, sequence), devices=jax.devices()[:count])
-
-
-def trained(args, mesh) -> tuple[Config, dict, dict]:
-  """(config, averaged weights, the flags that name them) of a training run."""
-  runs, step = checkpoint.find(args.checkpoint)
-  path = runs / str(step)
-  return *checkpoint.restore_for_sampling(path, mesh), dict(checkpoint=str(path))
-
-
-def released(args, mesh) -> tuple[Config, dict, dict]:
-  """The same of a pipeline's folder; what it does not say, `configs/motif_2b.py` does."""
-  cfg, found = release.config_of(args.weights, config.from_config_dict(motif_2b.get_config()))
-  places = sharding.parameter_shardings(folder.table_of(found).abstract, mesh)
-  return cfg, folder.read_params(found, shardings=places), dict(weights=str(pathlib.Path(args.weights).absolute()))
+  return Job(cfg, params, codec, text, prompts, bucket, settings, first_frame, image, output, mesh, args.again,
+             args.previews)
 
 
 def default_output(source: dict, seed: int) -> pathlib.Path:
@@ -148,14 +120,6 @@ def default_output(source: dict, seed: int) -> pathlib.Path:
     return pathlib.Path("samples") / f"seed-{seed}"
   path = pathlib.Path(source["checkpoint"])
   return path.parent.parent / "samples" / f"step-{path.name}-seed-{seed}"
-
-
-def one_bucket(text: str) -> BucketConfig:
-  """The bucket that `text` names."""
-  found = buckets.parse(text)
-  if len(found) > 1:
-    raise ValueError(f"--bucket={text} names {len(found)} buckets; all videos of a run have one size.")
-  return found[0]
 
 
 def read_prompts(given: list[str], file: str | None) -> list[str]:
@@ -188,8 +152,10 @@ def run(job: Job) -> dict:
   write_json(job.output / REQUEST, made)
   if len(missing) < len(files):
     print(f"{len(files) - len(missing)} of {len(files)} videos are there from an earlier run")
+  if "cache" in made:
+    print(f"inexact: {arguments.cache_line(made['cache'])}", flush=True)
   began = time.perf_counter()
-  for done, (i, frames) in enumerate(zip(missing, generate(job, missing)), start=1):
+  for done, (i, frames) in enumerate(zip(missing, generate(job, missing, files)), start=1):
     videos.write_mp4(job.output / files[i], frames, fps=job.cfg.sample.fps)
     took = time.perf_counter() - began
     left = metrics.duration(took / done * (len(missing) - done))
@@ -215,7 +181,7 @@ def write_json(path: pathlib.Path, value: dict) -> None:
     temporary.write_text(json.dumps(value, indent=1))
 
 
-def generate(job: Job, numbers: list[int]):
+def generate(job: Job, numbers: list[int], files: list[str]):
   """Yields the frames, uint8 (F, H, W, 3), of the prompts of these numbers, one after another."""
   if not numbers:
     return
@@ -227,7 +193,29 @@ def generate(job: Job, numbers: list[int]):
     yield from sample.videos_of(
         job.params, job.cfg, job.codec, job.text, prompts, key=jax.random.key(job.settings["seed"]),
         batch=job.settings["batch"], grid=sample.latent_grid(job.cfg, job.codec, job.bucket),
-        indices=[first + i for i in numbers], first_frame=job.first_frame, image=job.image)
+        indices=[first + i for i in numbers], first_frame=job.first_frame, image=job.image,
+        make=stepwise.watched(Previews(job, files)) if job.previews else sample.generate)
+
+
+class Previews:
+  """Watches videos being made: says after each step how long the rest takes, and shows every so many steps where it leads."""
+
+  def __init__(self, job: Job, files: list[str]):
+    self._job, self._files = job, files
+    self._shown, self._began = [], 0.0
+
+  def __call__(self, step: stepwise.Step, indices: list[int]) -> None:
+    jax.block_until_ready(step.x)
+    if step.number == 1:  # which also took the time to compile
+      self._shown, self._began = [], time.perf_counter()
+    else:
+      left = (time.perf_counter() - self._began) / (step.number - 1) * (step.of - step.number)
+      print(f"  step {step.number} of {step.of}, {metrics.duration(left)} left for these {len(set(indices))} videos", flush=True)
+    if step.number % self._job.previews == 0 or step.number == step.of:
+      self._shown.append(stepwise.preview(self._job.codec, step.data))
+      for i, rows in zip(indices, zip(*self._shown)):
+        file = self._job.output / self._files[i - self._job.settings["index"]]
+        videos.write_contact_sheet(file.with_suffix(".steps.png"), rows, columns=COLUMNS)
 
 
 def describe(job: Job, files: list[str]) -> dict:
@@ -242,6 +230,7 @@ def describe(job: Job, files: list[str]) -> dict:
       samples=[dict(file=f, prompt=p, index=first + i) for i, (f, p) in enumerate(zip(files, job.prompts))],
       contact_sheet="contact_sheet.png",
       fps=job.cfg.sample.fps,
+      **({"cache": arguments.read_cache(job.settings["cache"])} if "cache" in job.settings else {}),
       encoders={kind: dict(name=e.name, version=e.version) for kind, e in (("codec", job.codec), ("text", job.text))},
       versions=dict(python=platform.python_version(), **{p: importlib.metadata.version(p) for p in ("jax", "flax", "numpy")}),
       device=jax.devices()[0].device_kind,

@@ -6,7 +6,8 @@ sampler follows from noise to data.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ def decode(codec, latents: Array) -> Array:
 
 def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[str], *, key: Array, grid: tuple[int, int, int],
               batch: int, indices: Sequence[int] | None = None, first_frame: Array | None = None,
-              image: Array | None = None) -> Iterator[np.ndarray]:
+              image: Array | None = None, make: Callable = generate) -> Iterator[np.ndarray]:
   """Yields the frames, uint8 (F, H, W, 3), of one prompt after another, made `batch` at once.
 
   On a mesh the rows of a batch are dealt to its devices, of which `batch` is a multiple.
@@ -122,6 +123,7 @@ def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[
     indices: number of each prompt, by default 0, 1, ..., which with `key` decides its noise.
     first_frame: (1, levels, H, W, C) that all videos start from.
     image: (1, I, image_dim) tokens of that frame.
+    make: what makes the latents; `stepwise.watched` also tells of each step.
   """
   tokens = cfg.data.text_tokens
   parts = meshes.parts_of("batch")
@@ -132,8 +134,8 @@ def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[
     now = numbered[start:start + size]
     full = [*now, *now[-1:] * (size - len(now))]  # one shape for all batches, so one compilation
     texts = encode_prompts(text_encoder, [prompt for prompt, _ in full], tokens)
-    latents = generate(params, cfg, *texts, *empty, key=key, grid=grid, first_frame=first_frame, image=image,
-                       indices=[index for _, index in full])
+    latents = make(params, cfg, *texts, *empty, key=key, grid=grid, first_frame=first_frame, image=image,
+                   indices=[index for _, index in full])
     yield from np.asarray(decode(codec, latents))[:len(now)]
 
 
@@ -148,14 +150,24 @@ def _integrate(params, text, empty, key, indices, walk, computed, first_frame, i
                guidance: GuidanceConfig, order: int):
   """Latents (B, F, H, W, C) at the end of `walk`, the sampler's rows; `text` and `empty` are pairs of features and mask."""
   noise = initial_noise(key, indices, (*latent_grid, model.latent_channels))
-  v, memory = _velocity(params, text, empty, first_frame, image, noise, model=model, guidance=guidance)
-  if computed is not None:
-    v, memory = caching.cached(v, computed, order=order), caching.start(noise, memory)
+  v, memory = velocity_of(params, text, empty, first_frame, image, computed, noise=noise, model=model, guidance=guidance,
+                          order=order)
   return samplers.follow(v, noise, walk, sampler, memory=memory)
 
 
-def _velocity(params, text, empty, first_frame, image, noise, *, model, guidance):
-  """(The guided velocity (x, t, memory) -> (v, memory), its memory at `noise`), of the network with all its conditions."""
+def velocity_of(params: dict, text: tuple, empty: tuple, first_frame: Array | None, image: Array | None, computed: Array | None,
+                *, noise: Array, model: ModelConfig, guidance: GuidanceConfig, order: int) -> tuple[Callable, Any]:
+  """(The velocity (x, t, memory) -> (v, memory) that a sampler follows, its memory at `noise`).
+
+  That of the network with all its conditions, guided, and on the steps that are not `computed` (None: all are) foretold.
+  """
+  v, memory = _guided(params, text, empty, first_frame, image, noise, model=model, guidance=guidance)
+  if computed is None:
+    return v, memory
+  return caching.cached(v, computed, order=order), caching.start(noise, memory)
+
+
+def _guided(params, text, empty, first_frame, image, noise, *, model, guidance):
   # A clip of one frame is never conditioned: nothing would be left to generate (model.md section 3.3).
   conditioned = jnp.full(len(noise), first_frame is not None and noise.shape[1] > 1)
   first_frame = jnp.zeros_like(noise[:, :1]) if first_frame is None else first_frame

@@ -24,7 +24,7 @@ LAYERS = (
     ("model/lora",),
     ("weights/*",),
     ("encoders/registry",),
-    ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/telemetry", "train/guard", "sample", "budget/*"),
+    ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/telemetry", "train/guard", "sample", "stepwise", "budget/*"),
     ("train/step", "train/checkpoint", "train/saved_config", "train/manifest", "train/retention",
      "train/stored", "train/damage", "train/partial", "train/conversion", "train/finetune", "train/evaluate", "train/interrupt", "train/lock",
      "train/watchdog", "evaluate/*"),
@@ -39,8 +39,8 @@ NEVER = (
     ("motif_jax/model/*", "motif_jax/sharding", "parameters are sharded from outside; activations through mesh.constrain"),
     ("motif_jax/data/*", "motif_jax/mesh", "data never touches a device"),
     ("motif_jax/*", "configs/*", "a config comes in as an argument, from launch/ or a checkpoint"),
-    ("*", "launch/[!a]*", "launch/ reads flags and prints; what others need belongs in motif_jax/"),
-    ("motif_jax/*", "launch/*", "only commands share launch/arguments"),
+    ("*", "launch/[!am]*", "launch/ reads flags and prints; what others need belongs in motif_jax/"),
+    ("motif_jax/*", "launch/*", "only commands share launch/arguments and launch/model"),
 )
 # Each dependency and the files it may be imported in; the longest name that fits an import counts.
 HOMES = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from launch import sample as launch
+from launch import calibrate, sample as launch
 from motif_jax import config
 from motif_jax.config import BucketConfig
 from motif_jax.data import videos
@@ -112,6 +112,27 @@ def test_an_image_steers_the_video(made, workdir, tmp_path):
   settings = json.loads((tmp_path / "samples.json").read_text())["settings"]
   assert (settings["image"], settings["shift"]) == (str(tmp_path / "first.png"), 8.0)  # the shift of pictures
   assert _bytes(tmp_path).keys() == _bytes(made).keys() and _bytes(tmp_path) != _bytes(made)
+
+
+def test_a_calibration_says_what_to_leave_out_and_sampling_records_its_error(made, workdir, tmp_path, capsys):
+  (tmp_path / "prompts.txt").write_text("\n".join((*PROMPTS, "a star", "a green ring")))
+  calibrate.main([MESH, f"--checkpoint={workdir}", f"--prompts={tmp_path / 'prompts.txt'}", "--speedup=1,2.5", "--steps=5",
+                  f"--output={tmp_path}"])
+  exact, cached = (json.loads((tmp_path / f"cache-{n}x.json").read_text()) for n in ("1", "2.5"))
+  assert exact["skip"] == [] and exact["error"]["latents"] == 0
+  assert cached["computed"] == 2 and len(cached["skip"]) == 3 and 0 < cached["error"]["latents"] < 1
+  output, flags = tmp_path / "samples", [MESH, f"--checkpoint={workdir}", f"--cache={tmp_path / 'cache-2.5x.json'}"]
+  launch.main([*flags, f"--prompt={PROMPTS[0]}", f"--output={output}", "--previews=2"])
+  said = json.loads((output / "samples.json").read_text())
+  assert said["settings"]["steps"] == 5 and said["config"]["sample"]["cache"]["skip"] == cached["skip"]
+  assert said["cache"]["error"] == cached["error"]
+  printed = capsys.readouterr().out
+  assert "inexact: 2 of 5 steps computed" in printed and "step 4 of 5" in printed
+  assert Image.open(output / "0000-a-red-square.steps.png").size[1] >= 3 * 16  # after steps 2, 4 and 5
+  with pytest.raises(SystemExit, match=r"does not hold for steps=4 \(it holds for 5\)"):
+    launch.main([*flags, "--prompt=a", "--steps=4"])
+  with pytest.raises(SystemExit, match="is not a file that python -m launch.calibrate wrote"):
+    launch.main([MESH, f"--checkpoint={workdir}", f"--cache={tmp_path / 'prompts.txt'}", "--prompt=a"])
 
 
 def test_the_same_command_goes_on_where_it_stopped(made, workdir, tmp_path, capsys, monkeypatch):

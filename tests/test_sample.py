@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from motif_jax import config, sample
+from motif_jax import config, sample, stepwise
 from motif_jax.config import CacheConfig, TokenShiftConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.flow import times
@@ -122,6 +122,30 @@ def test_projected_guidance_of_scale_zero_is_none(params):
 
 def test_guidance_of_the_empty_prompt_changes_nothing(params):
   np.testing.assert_allclose(_generate(params, [""] * 3, guidance=1.0), _generate(params, [""] * 3, guidance=5.0), atol=1e-4)
+
+
+@pytest.mark.parametrize("changed", [dict(sampler="unipc", rule="projected", steps=3), dict(cache=CacheConfig((2,), 1), steps=4)])
+def test_sampling_step_by_step_is_the_same_walk(params, changed):
+  texts = [*sample.encode_prompts(TEXTS["word_hash"](), PROMPTS, T), *sample.encode_prompts(TEXTS["word_hash"](), [""], T)]
+  seen = []
+  watched = stepwise.watched(lambda step, indices: seen.append((step, indices)))
+  end = watched(params, with_sampling(**changed), *texts, key=jax.random.key(3), grid=GRID, indices=[0, 1, 2])
+  np.testing.assert_allclose(end, _generate(params, **changed), rtol=1e-4, atol=1e-5)
+  assert [(step.number, step.of, indices) for step, indices in seen] == [
+      (i + 1, changed["steps"], [0, 1, 2]) for i in range(changed["steps"])]
+  last, walked = seen[-1][0], sample.times_of(with_sampling(**changed), GRID, picture=False)
+  assert [step.t for step, _ in seen] == walked[:-1].tolist()
+  np.testing.assert_allclose(last.data, end, rtol=1e-4, atol=1e-5)  # the last step goes where it points
+
+
+def test_a_preview_is_the_beginning_of_the_video_and_small(monkeypatch):
+  codec, key = CODECS["block_dct"](), jax.random.key(0)
+  latents = jax.random.normal(key, (2, 3, 4, 6, codec.channels))  # 9 frames of 16 x 24
+  whole = np.asarray(sample.decode(codec, latents))
+  np.testing.assert_array_equal(stepwise.preview(codec, latents), whole)
+  monkeypatch.setattr(stepwise, "PIXELS", 2 * 4 * 16 * 24)
+  monkeypatch.setattr(stepwise, "SIDE", 12)
+  np.testing.assert_array_equal(stepwise.preview(codec, latents), whole[:, :5, ::2, ::2])
 
 
 def test_image_tokens_are_felt(params):

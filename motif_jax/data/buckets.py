@@ -23,6 +23,14 @@ def parse(text: str) -> tuple[BucketConfig, ...]:
   return tuple(sorted(found.values(), key=volume, reverse=True))
 
 
+def one(text: str) -> BucketConfig:
+  """The bucket that `text` names, where all videos have one size."""
+  found = parse(text)
+  if len(found) > 1:
+    raise ValueError(f"--bucket={text} names {len(found)} buckets; all videos of a run have one size.")
+  return found[0]
+
+
 def volume(bucket: BucketConfig) -> int:
   """The number of pixels in a clip of this bucket."""
   return bucket.frames * bucket.height * bucket.width

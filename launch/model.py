@@ -1,0 +1,57 @@
+"""The flags that name a model, trained or released, and the devices that it lies on; shared by commands that sample."""
+
+import argparse
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+from configs import motif_2b
+from motif_jax import config, mesh as meshes, sharding
+from motif_jax.config import Config, MeshConfig
+from motif_jax.train import checkpoint
+from motif_jax.weights import folder, release
+
+
+class Model(NamedTuple):
+  """What --checkpoint or --weights names."""
+
+  cfg: Config
+  params: dict
+  source: dict  # the flags that name it
+  mesh: jax.sharding.Mesh
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that name a model, trained or released, and the devices that it lies on."""
+  add = parser.add_argument
+  add("--checkpoint", help="work directory of a training run, or the folder of one of its checkpoints")
+  add("--weights", help="folder of a released pipeline: model_index.json, transformer/, vae/, text_encoder/")
+  add("--mesh", default="-1x1x1", help="DATAxFSDPxSEQUENCE; -1: all devices.  Rows of a batch over data and fsdp, weights over "
+      "fsdp and sequence, tokens over sequence")
+
+
+def read(args: argparse.Namespace) -> Model:
+  """The `Model` that those flags name, its weights in their places on the mesh; ValueError for what cannot be."""
+  if (args.checkpoint is None) == (args.weights is None):
+    raise ValueError("Pass either --checkpoint=WORKDIR, of a training run, or --weights=FOLDER, of a released pipeline.")
+  mesh = mesh_of(args.mesh)
+  if args.checkpoint:
+    runs, step = checkpoint.find(args.checkpoint)
+    path = runs / str(step)
+    return Model(*checkpoint.restore_for_sampling(path, mesh), dict(checkpoint=str(path)), mesh)
+  # What the folder does not say, the release's config does.
+  cfg, found = release.config_of(args.weights, config.from_config_dict(motif_2b.get_config()))
+  places = sharding.parameter_shardings(folder.table_of(found).abstract, mesh)
+  return Model(cfg, folder.read_params(found, shardings=places), dict(weights=str(pathlib.Path(args.weights).absolute())), mesh)
+
+
+def mesh_of(text: str) -> jax.sharding.Mesh:
+  """The mesh that --mesh names, over the first devices where it does not take all."""
+  try:
+    sizes = tuple(int(size) for size in text.split("x"))
+    data, fsdp, sequence = sizes
+  except ValueError as e:
+    raise ValueError(f"--mesh={text} is not DATAxFSDPxSEQUENCE, three whole numbers such as 1x1x8; -1 takes all devices.") from e
+  count = None if -1 in sizes else data * fsdp * sequence
+  return meshes.make_mesh(MeshConfig(data, fsdp, sequence), devices=jax.devices()[:count])
