@@ -73,7 +73,7 @@ class Supervisor:
         self._end()
 
   def _start(self, beats):
-    port, self._running = _free_port(), []
+    port, self._running = free_port(), []
     for i, beat in enumerate(beats):
       beat.write_text(f"{time.time() + self._start_seconds:.0f}\n")
       joined = [f"--coordinator=localhost:{port}", f"--processes={self._processes}", f"--process_id={i}"]
@@ -130,7 +130,8 @@ def newest_step(workdir: str) -> int:
   return max(steps, default=-1)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+  """A port of this machine that nobody listens on."""
   with socket.socket() as s:
     s.bind(("localhost", 0))
     return s.getsockname()[1]

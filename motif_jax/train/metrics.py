@@ -112,13 +112,17 @@ class Writer:
   def __init__(self, folder: str):
     self._events = EventFileWriter(str(folder)) if jax.process_index() == 0 else None
     self._lines = pathlib.Path(folder) / SCALARS
+    if self._events and self._lines.exists() and not self._lines.read_bytes().endswith(b"\n"):
+      with self._lines.open("a") as file:
+        file.write("\n")  # a run that was killed in the middle of a line
 
   def scalars(self, step: int, values: dict[str, float], *, prefix: str) -> None:
     """Writes `values` under the names prefix/name."""
     if not self._events or not values:
       return
     with self._lines.open("a") as file:
-      file.write(json.dumps({"step": step} | {f"{prefix}/{name}": float(f"{v:.6g}") for name, v in values.items()}) + "\n")
+      # Nine digits say a float32 to the bit: runs can be compared.
+      file.write(json.dumps({"step": step} | {f"{prefix}/{name}": float(f"{v:.9g}") for name, v in values.items()}) + "\n")
     self._write(step, [summary_pb2.Summary.Value(tag=f"{prefix}/{name}", simple_value=v) for name, v in values.items()])
 
   def clips(self, step: int, clips: dict[str, np.ndarray], *, fps: int) -> None:
@@ -139,6 +143,16 @@ class Writer:
     """Flushes and closes the file."""
     if self._events:
       self._events.close()
+
+
+def read(folder: str | pathlib.Path, name: str) -> list[tuple[int, float]]:
+  """(step, value) of each time that a run wrote `name`, "train/loss" or the like; the half line of a killed run is left out."""
+  found = []
+  for line in (pathlib.Path(folder) / SCALARS).read_text().splitlines():
+    with contextlib.suppress(json.JSONDecodeError):
+      values = json.loads(line)
+      found += [(values["step"], values[name])] if name in values else []
+  return found
 
 
 def gif(video: np.ndarray, *, fps: int) -> bytes:

@@ -70,7 +70,8 @@ class Watchdog:
   def _write(self):
     if self._file is None:
       return
+    due = time.time() + self._due - time.monotonic() + self._patience / 4  # later than the thread: who is able to, ends by itself
     with contextlib.suppress(OSError):  # a full disk is no reason to stop watching
       written = self._file.with_name(self._file.name + ".new")
-      written.write_text(f"{time.time() + self._due - time.monotonic():.0f}\n")
+      written.write_text(f"{due:.0f}\n")
       os.replace(written, self._file)
