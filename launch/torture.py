@@ -142,8 +142,8 @@ def one_round(cfg: config.Config, workdir: pathlib.Path, count: int, rng: random
   wrong = ["ended by itself: " + life.said()[-300:]] if ended_early else []
   wrong += [f"statuses {sorted(life.statuses.values())}"] if not told_well else []
   wrong += [f"went on from {resumed}, {before} was saved"] if resumed is not None and resumed < before else []
-  return dict(kind=kind, processes=count, hit=len(victims), saved_before=before, went_on_from=resumed, reached=life.step(), saved=saved,
-              while_saving=in_save, wrong=wrong)
+  return dict(kind=kind, processes=count, hit=len(victims), while_saving=in_save, saved_before=before, went_on_from=resumed,
+              reached=life.step(), saved=saved, wrong=wrong)
 
 
 def differing(workdir: pathlib.Path, expected: dict[int, float]) -> tuple[int, list[str]]:

@@ -75,8 +75,18 @@ def test_scalars_stand_in_json_lines_too(tmp_path):
   writer.scalars(9, {}, prefix="train")
   writer.close()
   lines = [json.loads(line) for line in (tmp_path / metrics.SCALARS).read_text().splitlines()]
-  assert lines == [{"step": 7, "train/loss": 3.5, "train/update/single": 0.00123457},
-                   {"step": 8, "train/loss": 4.0, "train/update/single": 0.00123457}]
+  assert lines == [{"step": 7, "train/loss": 3.5, "train/update/single": 0.00123456789},
+                   {"step": 8, "train/loss": 4.0, "train/update/single": 0.00123456789}]
+
+
+def test_losses_are_read_back_to_the_bit_around_the_half_line_of_a_killed_run(tmp_path):
+  loss = float(np.float32(1) / 3)
+  metrics.Writer(tmp_path).scalars(1, {"loss": loss}, prefix="train")
+  with (tmp_path / metrics.SCALARS).open("a") as file:
+    file.write('{"step": 2, "train/lo')
+  metrics.Writer(tmp_path).scalars(2, {"loss": 2 * loss}, prefix="train")
+  read = [(step, np.float32(value)) for step, value in metrics.read(tmp_path, "train/loss")]
+  assert read == [(1, np.float32(loss)), (2, np.float32(2 * loss))]
 
 
 def test_losses_are_told_by_bucket_where_there_are_several():
