@@ -104,8 +104,12 @@ class Order:
   def at(self, step: int) -> tuple[int, np.ndarray]:
     """The number of the bucket of a step, and the places (B,) of its records among the bucket's training records."""
     number, before = self.schedule.at(step)
-    rows = self.schedule.rows[number]
-    return number, self.streams[number].places(before * rows + np.arange(rows))
+    return number, self.streams[number].places(self.rows(number, before))
+
+  def rows(self, number: int, before: int) -> np.ndarray:
+    """The rows (B,) of a bucket's stream in its batch number `before`, so that those of a lane lie together."""
+    count = self.schedule.rows[number]
+    return (before * count + np.arange(count)).reshape(-1, self.streams[number].lanes).T.ravel()
 
 
 def make_order(cfg: DataConfig, dataset: Dataset, indices: Sequence[np.ndarray], *, seed: int,
