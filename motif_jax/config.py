@@ -135,11 +135,14 @@ class EncodersConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  path: str  # folder of the encoded data set
+  path: str  # folder of the encoded data set; "" where there is a mixture
+  mixture: tuple[tuple[str, float], ...]  # (folder, share of the samples) of several data sets instead of `path`
   source: str  # a key of `data.dataset.SOURCES`
   batch_size: int  # global, per step
   batch_tokens: int  # of video, global, per step: smaller clips come in more rows, multiples of batch_size; 0: all in batch_size
   pattern: tuple[str, ...]  # which buckets each step takes, repeated: "image", "video", or names such as "33x*"; (): evenly mixed
+  order: str  # "random", or "shards": each read from first record to last, for object stores
+  window: int  # records of a bucket, in all processes, that order="shards" holds and draws from
   weights: tuple[tuple[str, float], ...]  # (buckets, share of the steps), or planned steps; (): all data equally often
   workers: int  # grain worker processes; 0: in the training process
   caption_drop: float

@@ -15,6 +15,7 @@ CHOICES = {
     "model.attention": ("xla", "chunked", "cudnn", "tokamax"),
     "encoders.teacher_grid": ("teacher", "tokens"),
     "route.policy": ("random", "strided"),
+    "data.order": ("random", "shards"),
     "optimizer.kind": ("adamw", "muon"),
     "optimizer.decay": ("constant", "cosine", "linear"),
     "train.best_is": ("lowest", "highest"),
@@ -25,7 +26,8 @@ CHOICES = {
 # Numbers that must be at least 1, and that must be positive.
 COUNTS = (
     "model.latent_channels", "model.width", "model.heads", "model.mlp_ratio", "model.unroll", "model.text_dim",
-    "route.groups", "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "train.steps",
+    "route.groups", "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "data.window",
+    "train.steps",
     "train.accumulate", "train.log_every", "train.validate_every", "train.validation_batches", "train.sample_every",
     "train.save_every", "train.keep", "train.skips_in_row", "sample.steps", "sample.fps",
 )
@@ -105,6 +107,12 @@ def _check_recipe(cfg) -> list[str]:
     wrong.append(f"data.captions {cfg.data.captions} must be three probabilities that sum to 1.")
   if cfg.data.weights and (min(w for _, w in cfg.data.weights) < 0 or not any(w for _, w in cfg.data.weights)):
     wrong.append(f"data.weights {cfg.data.weights} must be shares of 0 or more, and one of them positive.")
+  if any(weight <= 0 for _, weight in cfg.data.mixture):
+    wrong.append(f"data.mixture {cfg.data.mixture} must give each folder a positive share of the samples; leave out the others.")
+  if cfg.data.order == "shards" and (cfg.data.workers > 1 or cfg.data.source != "array_record"):
+    wrong.append("data.order 'shards' reads array_record files in one process, since several would each read all of them: "
+                 f"data.workers is {cfg.data.workers}, expected 0 or 1; data.source is {cfg.data.source!r}, expected "
+                 "'array_record'.")
   batch, parts = cfg.data.batch_size, cfg.train.accumulate
   if parts > 0 and batch % parts:
     near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - parts))[:2]

@@ -5,9 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from motif_jax.data import dataset, order as orders, pipeline, schedule as schedules
+from motif_jax.data import dataset, order as orders, pipeline, schedule as schedules, sources
 from tests import small_data
 from tests.small_data import IMAGE, VIDEO
+
+
+ORDERS = pytest.mark.parametrize("order", ["random", "shards"])
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +58,10 @@ def test_a_batch_holds_its_records_in_the_promised_shapes(opened):
         np.testing.assert_array_equal(batch[name][row], record[name].astype(np.float32))
 
 
-def test_a_run_goes_on_where_another_stopped(opened):
-  whole = take(9, small_data.config(), opened)
-  assert_equal(take(4, small_data.config(), opened, start_step=5), whole[5:])
+@ORDERS
+def test_a_run_goes_on_where_another_stopped(opened, order):
+  cfg = small_data.config(order=order)
+  assert_equal(take(4, cfg, opened, start_step=5), take(9, cfg, opened)[5:])
 
 
 def test_another_seed_is_another_order(opened):
@@ -70,9 +74,10 @@ def test_workers_change_nothing(opened):
   assert_equal(take(7, small_data.config(workers=2), opened, start_step=2), take(7, cfg, opened, start_step=2))
 
 
+@ORDERS
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_each_batch(opened, count):
-  cfg = small_data.config()
+def test_processes_share_each_batch(opened, count, order):
+  cfg = small_data.config(order=order)
   parts = [take(5, cfg, opened, process_index=i, process_count=count) for i in range(count)]
   joined = [(rows[0][0], {name: np.concatenate([batch[name] for _, batch in rows]) for name in rows[0][1]})
             for rows in zip(*parts)]
@@ -92,30 +97,36 @@ def test_each_record_is_seen_once_before_any_is_seen_twice():
     assert len(set(epochs)) > 1
 
 
+def test_shards_are_read_from_first_record_to_last_and_no_record_alone(opened, monkeypatch):
+  read = []
+  scan = sources.ArrayRecordSource.scan
+  monkeypatch.setattr(sources.ArrayRecordSource, "scan", lambda self, indices: map(
+      lambda found: read.append((len(self), found[0])) or found, scan(self, indices)))
+  monkeypatch.setattr(sources.ArrayRecordSource, "__getitem__", lambda self, index: pytest.fail("a record was read alone"))
+  cfg = small_data.config(order="shards", window=4)
+  seen = [(bucket, n) for bucket, batch in take(19, cfg, opened) for n in numbers(batch)]  # four epochs of 13 + 6 records
+  assert all(seen.count((bucket, n)) == 4 for bucket, count in ((VIDEO, 13), (IMAGE, 6)) for n in range(count))
+  assert len(seen) == 76 <= len(read) <= 76 + 8  # the loader is two batches ahead
+  for count, firsts in ((13, {0, 5, 10}), (6, {0, 5})):
+    indices = [index for n, index in read if n == count]
+    jumps = sum(after != before + 1 and after not in firsts for before, after in zip(indices, indices[1:]))
+    assert jumps <= 4 * 2 * 4  # two lanes take turns, and begin inside a shard
+
+
+def test_records_that_cannot_be_read_in_order_are_read_alone(opened, monkeypatch):
+  cfg = small_data.config(order="shards")
+  whole = take(6, cfg, opened)
+  scan = sources.ArrayRecordSource.scan
+  monkeypatch.setattr(sources.ArrayRecordSource, "scan", lambda self, indices: (f for f in scan(self, indices) if f[0] % 5 < 2))
+  assert_equal(take(6, cfg, opened), whole)
+
+
 def test_any_step_is_found_without_those_before():
   counts = (1000, 10_000_000, 77)
   order = _order(counts)
   first = [order.at(step) for step in (10**9, 0, 10**9)]
   assert first[0][0] == first[2][0] and first[0][1].tolist() == first[2][1].tolist()
   assert all(places.max() < counts[number] for number, places in first)
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 1000])
-def test_shuffling_is_a_permutation(count):
-  places = np.arange(count)
-  epochs = [orders.shuffled(places, count, seed=(7, epoch)) for epoch in range(3)]
-  assert all(sorted(epoch) == places.tolist() for epoch in epochs)
-  if count > 16:
-    assert abs(np.corrcoef(epochs[0], places)[0, 1]) < 0.5 and (epochs[0] != epochs[1]).any()
-
-
-def test_shuffling_puts_each_record_everywhere_equally_often():
-  count, trials = 11, 4000
-  seen = np.zeros((count, count))
-  for trial in range(trials):
-    seen[np.arange(count), orders.shuffled(np.arange(count), count, seed=(trial,))] += 1
-  expected = trials / count
-  assert ((seen - expected) ** 2 / expected).sum() < 100 + 6 * np.sqrt(2 * 100)  # chi-squared of 10 x 10, six deviations
 
 
 def test_captions_are_chosen_and_dropped_at_the_configured_shares(opened):

@@ -5,7 +5,7 @@ import pytest
 
 from motif_jax.config import BucketConfig
 from motif_jax.data import order, record, schedule
-from motif_jax.data.dataset import Part
+from motif_jax.data.dataset import Dataset, Meta, Part
 from tests import small_data
 
 BUCKETS = tuple(BucketConfig(frames, 16 * size, 24 * size) for frames in (1, 9) for size in (1, 2))
@@ -16,7 +16,10 @@ def make(counts=COUNTS, *, patch=(1, 2, 2), **changes):
   """The schedule of `BUCKETS`, whose clips have 6, 24, 18 and 72 tokens of that patch."""
   parts = [Part(b, record.Spec(((b.frames - 1) // 4 + 1, b.height // 4, b.width // 4), 3, 5, (2, 2), 4), n)
            for b, n in zip(BUCKETS, counts)]
-  return schedule.make_schedule(small_data.config(batch_size=2, **changes), parts, counts, patch=patch)
+  meta = Meta(codec={}, text={}, teacher={}, text_empty=np.zeros((1, 5)), parts=tuple(parts), fingerprint="")
+  origins = (0, 0, 1, 1) if "mixture" in changes else (0,) * 4
+  opened = Dataset(meta, sources=(), origins=origins)
+  return schedule.make_schedule(small_data.config(batch_size=2, **changes), opened, counts, patch=patch)
 
 
 def chosen(made, steps):

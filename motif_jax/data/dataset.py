@@ -7,8 +7,7 @@
   PATH/9x32x32/checksums.npy        uint32 (N,), CRC-32 of each record's bytes: what `launch.verify` checks
   PATH/9x32x32/motif-clips.array_record-00000-of-00004
 
-A source is anything picklable with `__len__`, `__getitem__(i) -> record` and `digests`; `SOURCES` at the bottom.
-TensorFlow is never imported: tfds writes and reads all of this without.
+How records are read: `data/sources.py`.  TensorFlow is never imported: tfds writes and reads all of this without.
 """
 
 import collections
@@ -25,14 +24,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from motif_jax.config import BucketConfig, Config
+from motif_jax.config import BucketConfig, Config, DataConfig
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import record as record_lib
 from motif_jax.data.progress import Clock
+from motif_jax.data.sources import SOURCES, SPLIT
 from motif_jax.data.videos import PARTIAL, replacing
 
 FORMAT = 1  # of the folder; raised when a change makes older data sets unreadable
-SPLIT = "clips"
 _NAME = "motif"
 # One record per group: the only layout in which reading one record costs one record.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
@@ -75,10 +74,29 @@ class Meta:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A data set opened for reading: `sources` in the order of `meta.parts`."""
+  """A data set opened for reading, or several: `sources` and `origins` in the order of `meta.parts`."""
 
   meta: Meta
   sources: tuple
+  origins: tuple[int, ...]  # of each part: the number of its data set in `data.mixture`, 0 where there is but one
+
+
+def open_data(cfg: DataConfig) -> Dataset:
+  """The `Dataset` of a config: the folder `data.path`, or the parts of all those in `data.mixture`, one after another."""
+  if bool(cfg.path) == bool(cfg.mixture):
+    raise ValueError(f"data.path is {cfg.path!r} and data.mixture {cfg.mixture}; set one of them: the folder of a data set, or a "
+                     "folder and a weight of each of several.")
+  opened = [open_dataset(path, cfg.source) for path in ([cfg.path] if cfg.path else [path for path, _ in cfg.mixture])]
+  metas = [dataset.meta for dataset in opened]
+  for what in ("codec", "text", "teacher", "image"):
+    for (path, _), meta in zip(cfg.mixture, metas):
+      if getattr(meta, what) != getattr(metas[0], what):
+        raise ValueError(f"the data sets of data.mixture do not mix: the {what} encoder of {path} is {getattr(meta, what)}, that "
+                         f"of {cfg.mixture[0][0]} {getattr(metas[0], what)}; encode one of them again.")
+  together = dataclasses.replace(metas[0], parts=tuple(part for meta in metas for part in meta.parts),
+                                 fingerprint=" ".join(meta.fingerprint for meta in metas))
+  return Dataset(meta=together, sources=tuple(source for dataset in opened for source in dataset.sources),
+                 origins=tuple(number for number, meta in enumerate(metas) for _ in meta.parts))
 
 
 def open_dataset(path, source: str = "array_record") -> Dataset:
@@ -98,7 +116,7 @@ def open_dataset(path, source: str = "array_record") -> Dataset:
     if len(opened) != part.records:
       raise ValueError(f"{path / buckets_lib.name(part.bucket)} holds {len(opened)} records, dataset.json says {part.records}; "
                        "files were lost or mixed up: encode into a new folder.")
-  return Dataset(meta=meta, sources=sources)
+  return Dataset(meta=meta, sources=sources, origins=(0,) * len(sources))
 
 
 def unfinished(path) -> pathlib.Path:
@@ -217,37 +235,3 @@ def write_text(path: pathlib.Path, content: str) -> None:
   """Writes a text file that appears whole or not at all."""
   with replacing(path) as temporary:
     temporary.write_text(content)
-
-
-class ArrayRecordSource:
-  """The records of one bucket's folder, read from disk one by one."""
-
-  def __init__(self, folder):
-    folder = pathlib.Path(folder)
-    self._records = tfds.builder_from_directory(folder).as_data_source(SPLIT)
-    self.digests = np.load(folder / "digests.npy")
-
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, index: int) -> dict:
-    return record_lib.from_example(self._records[index])
-
-
-class MemorySource:
-  """The same, all read once and kept: for data sets that fit into memory on disks that are slow."""
-
-  def __init__(self, folder):
-    source = ArrayRecordSource(folder)
-    self.digests = source.digests
-    self._records = [source[i] for i in range(len(source))]
-
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, index: int) -> dict:
-    return self._records[index]
-
-
-# Name -> what opens the folder of one bucket.  `tests/test_dataset.py` runs over all of them.
-SOURCES = {"array_record": ArrayRecordSource, "memory": MemorySource}

@@ -15,6 +15,7 @@ from motif_jax.config import BucketConfig, DataConfig
 from motif_jax.data import order as orders, record as record_lib
 from motif_jax.data.dataset import Dataset
 from motif_jax.data.schedule import Schedule, make_schedule
+from motif_jax.data.sources import InOrder
 
 _LAST_STEP = 1 << 40
 
@@ -98,50 +99,67 @@ class Order:
   """
 
   schedule: Schedule
-  streams: tuple[orders.Random, ...]  # of each bucket
+  streams: tuple[orders.Random | orders.Shards, ...]  # of each bucket
   seed: int
+
+  def rows(self, step: int) -> tuple[int, np.ndarray]:
+    """The number of the bucket of a step, and the rows (B,) of its stream, so that those of a lane lie together."""
+    number, before = self.schedule.at(step)
+    count = self.schedule.rows[number]
+    return number, (before * count + np.arange(count)).reshape(-1, self.streams[number].lanes).T.ravel()
 
   def at(self, step: int) -> tuple[int, np.ndarray]:
     """The number of the bucket of a step, and the places (B,) of its records among the bucket's training records."""
-    number, before = self.schedule.at(step)
-    return number, self.streams[number].places(self.rows(number, before))
-
-  def rows(self, number: int, before: int) -> np.ndarray:
-    """The rows (B,) of a bucket's stream in its batch number `before`, so that those of a lane lie together."""
-    count = self.schedule.rows[number]
-    return (before * count + np.arange(count)).reshape(-1, self.streams[number].lanes).T.ravel()
+    number, rows = self.rows(step)
+    return number, self.streams[number].places(rows)
 
 
 def make_order(cfg: DataConfig, dataset: Dataset, indices: Sequence[np.ndarray], *, seed: int,
                patch: tuple[int, int, int]) -> Order:
   """The `Order` of the training records `indices` of each bucket."""
-  schedule = make_schedule(cfg, dataset.meta.parts, [len(found) for found in indices], patch=patch)
-  streams = tuple(orders.Random(len(found), seed=(seed, number)) for number, found in enumerate(indices))
-  return Order(schedule, streams, seed)
+  schedule = make_schedule(cfg, dataset, [len(found) for found in indices], patch=patch)
+  if cfg.order == "random":
+    return Order(schedule, tuple(orders.Random(len(found), (seed, number)) for number, found in enumerate(indices)), seed)
+  streams = []
+  for number, (found, source) in enumerate(zip(indices, dataset.sources)):
+    lengths = np.diff(np.searchsorted(found, np.cumsum((0, *source.shards))))
+    streams.append(lanes_of(cfg, lengths.tolist(), (seed, number)))
+  return Order(schedule, tuple(streams), seed)
+
+
+def lanes_of(cfg: DataConfig, lengths: Sequence[int], seed: tuple[int, ...]) -> orders.Shards:
+  """The stream of a bucket whose shards have so many training records: a lane for each row of `cfg.batch_size`, or fewer where
+  there are fewer shards."""
+  most = max(1, sum(length > 0 for length in lengths))
+  lanes = max(lanes for lanes in range(1, cfg.batch_size + 1) if cfg.batch_size % lanes == 0 and lanes <= most)
+  return orders.Shards(tuple(lengths), lanes, max(1, cfg.window // lanes), seed)
 
 
 class Loader:
   """step -> (bucket, batch of this process's rows).  Picklable: grain sends it to its workers."""
 
   def __init__(self, cfg: DataConfig, dataset: Dataset, indices, order: Order, share: Share):
-    self._cfg, self._dataset, self._indices, self._order, self._share = cfg, dataset, indices, order, share
+    self._cfg, self._meta, self._indices, self._order, self._share = cfg, dataset.meta, indices, order, share
+    self._sources = dataset.sources if cfg.order == "random" else tuple(map(InOrder, dataset.sources, indices, order.streams))
 
   def __call__(self, step: int) -> tuple[BucketConfig, dict[str, np.ndarray]]:
-    number, places = self._order.at(int(step))
-    part, rows = self._dataset.meta.parts[number], self._share.of(len(places))
-    records = [self.fetch(number, int(place)) for place in places[rows]]
+    number, rows = self._order.rows(int(step))
+    part, ours = self._meta.parts[number], self._share.of(len(rows))
+    if self._cfg.order != "random":
+      self._sources[number].expect(rows[ours])
+    records = [self.fetch(number, place) for place in self._order.streams[number].places(rows[ours]).tolist()]
     # Drawn for the whole batch, then cut: row i gets the same caption on any number of processes.
-    draws = np.random.default_rng((self._order.seed, int(step))).random((len(places), 2))[rows]
+    draws = np.random.default_rng((self._order.seed, int(step))).random((len(rows), 2))[ours]
     texts = [self._text(record, *draw) for record, draw in zip(records, draws)]
     return part.bucket, collate(records, texts, part.spec, tokens=self._cfg.text_tokens)
 
   def fetch(self, number: int, place: int) -> dict:
     """The training record at `place` of bucket `number`: the one door that records come through."""
-    return self._dataset.sources[number][int(self._indices[number][place])]
+    return self._sources[number][int(self._indices[number][place])]
 
   def _text(self, record, drop, variant) -> np.ndarray:
     if drop < self._cfg.caption_drop:
-      return self._dataset.meta.text_empty
+      return self._meta.text_empty
     long, short, _ = self._cfg.captions
     return record["text_long" if variant < long else "text_short" if variant < long + short else "text_truncated"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from motif_jax.config import BucketConfig, DataConfig
 from motif_jax.data import buckets as buckets_lib
-from motif_jax.data.dataset import Part
+from motif_jax.data.dataset import Dataset
 from motif_jax.data.order import dealt
 
 KINDS = {"image": lambda bucket: bucket.frames == 1, "video": lambda bucket: bucket.frames > 1}
@@ -46,15 +46,19 @@ class Schedule:
     return planned
 
 
-def make_schedule(cfg: DataConfig, parts: Sequence[Part], counts: Sequence[int], *, patch: tuple[int, int, int]) -> Schedule:
-  """The `Schedule` of a data set of `parts` with `counts` records to train on, for a model whose tokens are patches of latents.
+def make_schedule(cfg: DataConfig, dataset: Dataset, counts: Sequence[int], *, patch: tuple[int, int, int]) -> Schedule:
+  """The `Schedule` of a data set with `counts` records to train on in each part, for a model whose tokens are patches of latents.
 
-  Without weights, buckets have steps in proportion to their batches, so that all data is seen equally often.
+  Without weights, buckets have steps in proportion to their batches, so that all data is seen equally often; in a mixture, all
+  data of one data set, and each data set as its weight says.
   """
-  rows = tuple(_rows(cfg, part, patch) for part in parts)
-  named = [part.bucket for part in parts]
-  shares = _weighted(cfg.weights, named, np.asarray(counts) / np.asarray(rows))
-  groups = [selected("data.pattern", selector, named) for selector in cfg.pattern] or [range(len(parts))]
+  rows = tuple(_rows(cfg, part, patch) for part in dataset.meta.parts)
+  named = [part.bucket for part in dataset.meta.parts]
+  samples, origins = np.asarray(counts, np.float64), np.asarray(dataset.origins)
+  for number, (_, weight) in enumerate(cfg.mixture):
+    samples[origins == number] *= weight / samples[origins == number].sum()
+  shares = _weighted(cfg.weights, named, samples / np.asarray(rows))
+  groups = [selected("data.pattern", selector, named) for selector in cfg.pattern] or [range(len(named))]
   pattern = tuple(tuple(number for number in group if shares[number] > 0) for group in groups)
   _check_pattern(cfg, named, shares, pattern)
   few = [f"{buckets_lib.name(bucket)} has {count} of {batch}"
@@ -89,7 +93,7 @@ def _rows(cfg, part, patch) -> int:
 
 
 def _weighted(weights, named, epoch) -> np.ndarray:
-  """The share of steps of each bucket; `epoch`: steps that it takes to see each once."""
+  """The share of steps of each bucket; `epoch`: in proportion to the steps that it takes to see each as often as the others."""
   if not weights:
     return epoch / epoch.sum()
   shares, by = np.zeros(len(named)), {}

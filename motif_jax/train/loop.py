@@ -56,7 +56,7 @@ def prepare(cfg: Config, workdir: str) -> Job:
   mesh = meshes.make_mesh(cfg.mesh)
   meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)
   checkpoint.check_architecture(workdir, cfg)
-  dataset = datasets.open_dataset(cfg.data.path, cfg.data.source)
+  dataset = datasets.open_data(cfg.data)
   datasets.check_encoders(dataset.meta, cfg, encoders=registry.announced(cfg.encoders))
   for part in dataset.meta.parts:
     check_bucket(cfg, mesh, buckets.name(part.bucket), part.spec.grid)
