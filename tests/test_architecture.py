@@ -57,7 +57,7 @@ HOMES = {
     "array_record": ("motif_jax/data/*",),
     "tensorflow_datasets": ("motif_jax/data/*",),
     "pyarrow": ("motif_jax/data/captions",),
-    "av": ("motif_jax/data/videos",),
+    "av": ("motif_jax/data/film", "motif_jax/data/videos"),
     "PIL": ("motif_jax/data/videos", "motif_jax/train/metrics"),
     "orbax": ("motif_jax/train/checkpoint", "motif_jax/train/stored"),
     "clu": ("motif_jax/train/metrics",),

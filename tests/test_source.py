@@ -1,4 +1,4 @@
-"""What folders and tars say they hold: all ways to write a caption give the same clips, and every fault is told with its place."""
+"""What folders and tars hold: all ways to write a caption give the same clips, and every fault is told with its place."""
 
 import io
 import json
