@@ -53,6 +53,9 @@ def get_config() -> ConfigDict:
       mixture=(),  # instead of path: several data sets and their shares of the samples, (("a/folder", 3), ("another", 1))
       order="random",  # "shards": each shard is read from first record to last, for object stores; needs at most 1 worker
       window=4096,  # records of a bucket, in all processes, that "shards" holds and draws from
+      # What launch.encode cuts clips to, each to the largest it fills: "33x144x256", or "33x144p" for five aspect ratios of 144p,
+      # 360p, 480p or 720p, such as ("65x360p", "1x360p"); (): sample.bucket.
+      buckets=(),
       batch_size=64,  # global
       batch_tokens=0,  # video tokens of a batch, global: smaller clips get more rows, in multiples of batch_size; 0: off
       pattern=(),  # which buckets the steps take, again and again, such as ("image", "video", "video"); (): all, evenly mixed

@@ -30,8 +30,8 @@ FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "A file in configs/; names the encoders.")
 flags.DEFINE_string("source", None, "Folder of videos and captions.jsonl.")
 flags.DEFINE_string("output", None, "Folder of the data set.")
-flags.DEFINE_string("buckets", "", "FRAMESxHEIGHTxWIDTH, comma-separated; each clip goes into the largest it fills. "
-                    "Default: the config's sample.bucket.")
+flags.DEFINE_string("buckets", "", "Instead of the config's data.buckets: FRAMESxHEIGHTxWIDTH or FRAMESx144p, 360p, 480p, 720p, "
+                    "comma-separated; each clip goes into the largest it fills.")
 flags.DEFINE_float("fps", videos.FPS, "Faster videos are thinned to this many frames a second.")
 flags.DEFINE_integer("batch_size", 16, "Clips that a device encodes at once, at most.", lower_bound=1)
 flags.DEFINE_float("batch_pixels", 128, "Million pixels that a device encodes at once: in large buckets, fewer clips.",
@@ -75,7 +75,7 @@ def job_of(text: str) -> tuple[int, int]:
 
 def find(cfg: Config, encoders: Encoders, clock: Clock) -> Survey:
   """The clips in --source, each in one of --buckets."""
-  buckets = buckets_lib.parse(FLAGS.buckets or buckets_lib.name(cfg.sample.bucket))
+  buckets = buckets_lib.parse(FLAGS.buckets or ",".join(cfg.data.buckets) or buckets_lib.name(cfg.sample.bucket))
   for bucket in buckets:
     encoders.spec(bucket)  # its error names the sizes that the codec takes
   with clock.phase("probe"):

@@ -138,6 +138,7 @@ class DataConfig:
   path: str  # folder of the encoded data set; "" where there is a mixture
   mixture: tuple[tuple[str, float], ...]  # (folder, share of the samples) of several data sets instead of `path`
   source: str  # a key of `data.dataset.SOURCES`
+  buckets: tuple[str, ...]  # names of the shapes that clips are encoded in, see `data.buckets`; (): that of `sample.bucket`
   batch_size: int  # global, per step
   batch_tokens: int  # of video, global, per step: smaller clips come in more rows, multiples of batch_size; 0: all in batch_size
   pattern: tuple[str, ...]  # which buckets each step takes, repeated: "image", "video", or names such as "33x*"; (): evenly mixed

@@ -19,7 +19,7 @@ SPECS = {b: Spec(grid=((b.frames - 1) // 2 + 1, 6, 8), channels=5, text_dim=7, t
 
 def config(**changes) -> DataConfig:
   """A `DataConfig` for `write`'s data sets."""
-  plain = DataConfig(path="", source="array_record", batch_size=4, batch_tokens=0, pattern=(), weights=(), mixture=(),
+  plain = DataConfig(path="", source="array_record", buckets=(), batch_size=4, batch_tokens=0, pattern=(), weights=(), mixture=(),
                      order="random", window=8, workers=0,
                      caption_drop=0.1, captions=(0.5, 0.3, 0.2), sample_latents=False, image_to_video=0.25, validation=0.0,
                      text_tokens=6)

@@ -198,25 +198,6 @@ def test_a_data_set_of_another_version_of_an_encoder_is_refused(path):
     dataset.check_encoders(dataset.open_dataset(path).meta, fitting_config(), encoders=encoders)
 
 
-def test_a_bucket_has_one_name():
-  assert buckets.parse(" 1x24x32,5x24x32, ") == (VIDEO, IMAGE)
-  assert buckets.name(VIDEO) == "5x24x32"
-  for text in ("", "5x24", "5x24x0", "a", "5x24x32x3", "-5x24x32"):
-    with pytest.raises(ValueError, match="bucket"):
-      buckets.parse(text)
-
-
-@pytest.mark.parametrize("size, expected", [
-    ((33, 144, 256), "33x144x256"), ((33, 400, 256), "33x256x144"), ((40, 256, 400), "33x144x256"), ((32, 144, 256), "9x144x256"),
-    ((8, 144, 256), "1x144x256"), ((33, 143, 256), None), ((33, 144, 255), None), ((33, 256, 144), "33x256x144"),
-])
-def test_a_clip_goes_into_the_largest_bucket_that_it_fills(size, expected):
-  known = buckets.parse("33x144x256,33x256x144,9x144x256,1x144x256")
-  chosen = buckets.choose(known, *size)
-  assert (chosen and buckets.name(chosen)) == expected
-  assert buckets.choose((BucketConfig(1, 8, 8),), 0, 8, 8) is None
-
-
 def damage(file, at, byte=b"\xff"):
   with open(file, "rb+") as opened:
     opened.seek(at)

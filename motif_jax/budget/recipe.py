@@ -12,6 +12,7 @@ from motif_jax.budget import flops
 from motif_jax.budget.devices import Device
 from motif_jax.budget.workload import latent_grid, tokens_of
 from motif_jax.config import BucketConfig, Config
+from motif_jax.data.buckets import PRESETS
 from motif_jax.model.plan import make_plan
 
 BUDGET = 100_000  # H200 hours, the paper's claim
@@ -36,7 +37,7 @@ def _stage(name, size, frames, samples, images, *, text=512, routed=False, align
   return Stage(name, BucketConfig(frames, *SIZES[size]), samples, images, text, routed, aligned, cross)
 
 
-SIZES = {"144p": (144, 256), "360p": (352, 640), "480p": (480, 832), "720p": (736, 1280)}
+SIZES = {size: shapes[0] for size, shapes in PRESETS.items()}
 STAGES = (
     _stage("1 images 144p", "144p", 1, 100e6, 1.0, text=1, aligned=True),
     _stage("2 144p x 33", "144p", 33, 30e6, 1 / 3, text=1, aligned=True),
