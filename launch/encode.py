@@ -6,10 +6,15 @@ FOLDER holds videos or images and captions.jsonl, a line per clip: {"file": "a.m
 optionally "start" in seconds. Encoders are the config's: --config.encoders.codec=NAME takes another. Stopped, or killed? Run it
 again: it goes on where it was. What was skipped, and why, stands in DIR/report.json; `launch.verify` checks the result.
 
+--dry_run encodes nothing: it tells clips, hours, tokens and disk of each bucket, and what will be skipped; --inventory=FILE writes
+that as JSON, and --decode=N measures what a core decodes, on N clips of each bucket.
+
 Batches are spread over all devices of the machine. For many machines, start --shard=0/8 to --shard=7/8 as jobs of their own on
 one shared folder; whichever writes the last shard finishes the data set. `launch.encode_ray` does the same on a Ray cluster.
 """
 
+import json
+import pathlib
 import signal
 import sys
 
@@ -19,9 +24,10 @@ from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import config as config_lib, mesh as meshes
-from motif_jax.config import Config, MeshConfig
-from motif_jax.data import buckets as buckets_lib, encode, videos
+from motif_jax.config import BucketConfig, Config, MeshConfig
+from motif_jax.data import buckets as buckets_lib, captions, encode, inventory, moments, videos
 from motif_jax.data.extract import Devices, Encoders
+from motif_jax.data.inventory import Inventory
 from motif_jax.data.progress import Clock
 from motif_jax.data.survey import Survey, survey
 from motif_jax.encoders import registry
@@ -32,6 +38,12 @@ flags.DEFINE_string("source", None, "Folder of videos and captions.jsonl.")
 flags.DEFINE_string("output", None, "Folder of the data set.")
 flags.DEFINE_string("buckets", "", "Instead of the config's data.buckets: FRAMESxHEIGHTxWIDTH or FRAMESx144p, 360p, 480p, 720p, "
                     "comma-separated; each clip goes into the largest it fills.")
+flags.DEFINE_enum("moments", "first", list(moments.POLICIES), "What a clip shows of its video: the beginning, the middle, all of it "
+                  "in few frames, or as many clips as it holds.")
+flags.DEFINE_list("columns", [], "Names in tables of captions that differ from ours, OURS:THEIRS, such as file:path,long:text.")
+flags.DEFINE_bool("dry_run", False, "Encode nothing, tell what would be.")
+flags.DEFINE_string("inventory", None, "The file for the result of --dry_run as JSON.")
+flags.DEFINE_integer("decode", 0, "With --dry_run: clips of each bucket to decode, for measuring.", lower_bound=0)
 flags.DEFINE_float("fps", videos.FPS, "Faster videos are thinned to this many frames a second.")
 flags.DEFINE_integer("batch_size", 16, "Clips that a device encodes at once, at most.", lower_bound=1)
 flags.DEFINE_float("batch_pixels", 128, "Million pixels that a device encodes at once: in large buckets, fewer clips.",
@@ -49,6 +61,10 @@ def main(argv) -> None:
   try:
     arguments.check_no_others(argv)
     job, cfg = job_of(FLAGS.shard), config_lib.from_config_dict(FLAGS.config)
+    if FLAGS.dry_run:
+      return print(look(cfg).table())
+    if not FLAGS.output:
+      raise ValueError("--output is missing, the folder of the data set; or write --dry_run.")
     mesh = meshes.make_mesh(cfg.mesh) if jax.device_count() > 1 else meshes.make_mesh(MeshConfig(1, 1, 1))
     with jax.set_mesh(mesh):
       encoders = encoders_of(cfg, mesh=mesh)
@@ -75,13 +91,38 @@ def job_of(text: str) -> tuple[int, int]:
 
 def find(cfg: Config, encoders: Encoders, clock: Clock) -> Survey:
   """The clips in --source, each in one of --buckets."""
-  buckets = buckets_lib.parse(FLAGS.buckets or ",".join(cfg.data.buckets) or buckets_lib.name(cfg.sample.bucket))
-  for bucket in buckets:
+  for bucket in (buckets := buckets_of(cfg)):
     encoders.spec(bucket)  # its error names the sizes that the codec takes
   with clock.phase("probe"):
-    found = survey(FLAGS.source, buckets, fps=FLAGS.fps, readers=FLAGS.readers, limit=FLAGS.limit)
+    found = survey(FLAGS.source, buckets, fps=FLAGS.fps, readers=FLAGS.readers, limit=FLAGS.limit, policy=FLAGS.moments,
+                   columns=columns_of(FLAGS.columns))
   clock.add("probe", 0, sum(map(len, found.clips.values())))
   return found
+
+
+def buckets_of(cfg: Config) -> tuple[BucketConfig, ...]:
+  """The buckets that the flags name, or else the config."""
+  return buckets_lib.parse(FLAGS.buckets or ",".join(cfg.data.buckets) or buckets_lib.name(cfg.sample.bucket))
+
+
+def columns_of(pairs: list[str]) -> dict[str, str]:
+  """Our name -> theirs, of ["ours:theirs"]."""
+  columns = dict(pair.partition(":")[::2] for pair in pairs)
+  if wrong := [f"{ours}:{theirs}" for ours, theirs in columns.items() if ours not in captions.FIELDS or not theirs]:
+    raise ValueError(f"--columns={','.join(wrong)} is not OURS:THEIRS with one of our names {', '.join(captions.FIELDS)}.")
+  return columns
+
+
+def look(cfg: Config) -> Inventory:
+  """What would be encoded; also in the file --inventory."""
+  encoders, clock = encoders_of(cfg, load=False), Clock()
+  found = find(cfg, encoders, clock)
+  made = inventory.inventory(found, buckets_of(cfg), spec=encoders.spec, patch=cfg.model.patch, seconds=clock.seconds["probe"])
+  if FLAGS.decode:
+    made = inventory.with_decoding(made, FLAGS.source, found, clips=FLAGS.decode)
+  if FLAGS.inventory:
+    pathlib.Path(FLAGS.inventory).write_text(json.dumps(made.to_dict(), indent=1))
+  return made
 
 
 def encoders_of(cfg: Config, **options) -> Encoders:
@@ -101,5 +142,5 @@ def devices_of(mesh) -> Devices:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "source", "output"])
+  flags.mark_flags_as_required(["config", "source"])
   app.run(main, flags_parser=arguments.parse)

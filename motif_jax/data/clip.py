@@ -1,7 +1,9 @@
 """One captioned clip of a source: where its bytes lie, which moments of them it shows, and what is said of it."""
 
+import collections
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,3 +40,12 @@ def read(folder, clip: Clip, bucket: BucketConfig) -> np.ndarray:
   """The frames of a clip of the source in `folder`, uint8 (F, H, W, 3).  Raises `videos.UnreadableVideo`, whose kind is a reason
   to skip the clip."""
   return videos.read_clip(pathlib.Path(folder) / clip.file, bucket, start=clip.start, fps=clip.fps, span=clip.span)
+
+
+def counted(skipped: Sequence[Skip], *, examples: int = 3) -> list[str]:
+  """A line for each reason, with a few examples."""
+  lines = []
+  for reason, count in sorted(collections.Counter(skip.reason for skip in skipped).items()):
+    lines.append(f"{count:8d} skipped: {reason}")
+    lines += [f"{'':9}  {skip.detail}" for skip in skipped if skip.reason == reason][:examples]
+  return lines

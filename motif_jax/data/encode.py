@@ -18,7 +18,7 @@ import numpy as np
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import dataset as dataset_lib
 from motif_jax.data import videos
-from motif_jax.data.clip import Skip
+from motif_jax.data.clip import Skip, counted
 from motif_jax.data.extract import Devices, Encoders
 from motif_jax.data.progress import Clock, Progress
 from motif_jax.data.shards import Note, Shard, Stage, cut, empty_file, fingerprint
@@ -38,10 +38,7 @@ class Report:
   def table(self, *, examples: int = 3) -> str:
     """A line for each bucket and for each reason, with a few examples."""
     lines = [f"{count:8d} clips encoded in bucket {name}" for name, count in self.records.items()]
-    for reason, count in sorted(collections.Counter(skip.reason for skip in self.skipped).items()):
-      lines.append(f"{count:8d} skipped: {reason}")
-      lines += [f"{'':9}  {skip.detail}" for skip in self.skipped if skip.reason == reason][:examples]
-    return "\n".join(lines)
+    return "\n".join(lines + counted(self.skipped, examples=examples))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Survey:
 
   clips: dict[BucketConfig, tuple[Clip, ...]]
   skipped: tuple[Skip, ...]
+  probed: int  # videos that were opened
 
 
 def survey(folder, buckets: Sequence[BucketConfig], *, fps: float = videos.FPS, readers: int = 0, limit: float = 300.0,
@@ -38,7 +39,7 @@ def survey(folder, buckets: Sequence[BucketConfig], *, fps: float = videos.FPS, 
   clips = {}
   for bucket, clip in sorted(filled, key=lambda pair: (buckets_lib.name(pair[0]), pair[1].key)):
     clips.setdefault(bucket, []).append(clip)
-  return Survey(clips={bucket: tuple(own) for bucket, own in clips.items()}, skipped=tuple(skipped))
+  return Survey(clips={bucket: tuple(own) for bucket, own in clips.items()}, skipped=tuple(skipped), probed=len(found))
 
 
 def _result(clip: Clip, future) -> list[tuple[BucketConfig, Clip]] | Skip:
