@@ -2,12 +2,13 @@
 
   python -m launch.encode --source=FOLDER --output=DIR --config=configs/smoke.py [--buckets=33x144x256,1x144x256]
 
-FOLDER holds videos or images and captions.jsonl, a line per clip: {"file": "a.mp4", "long": "...", "short": "..."}, and
-optionally "start" in seconds. Encoders are the config's: --config.encoders.codec=NAME takes another. Stopped, or killed? Run it
+FOLDER holds videos or images and captions.jsonl, a line per clip: {"file": "a.mp4", "long": "...", "short": "..."}, with "tags",
+"start" and "end" in seconds where they are known; or captions.csv, captions.parquet, a.txt or a.json beside a.mp4, or WebDataset
+shards, *.tar, of such pairs (`data/captions.py`). Encoders are the config's: --config.encoders.codec=NAME takes another. Stopped, or killed? Run it
 again: it goes on where it was. What was skipped, and why, stands in DIR/report.json; `launch.verify` checks the result.
 
---dry_run encodes nothing: it tells clips, hours, tokens and disk of each bucket, and what will be skipped; --inventory=FILE writes
-that as JSON, and --decode=N measures what a core decodes, on N clips of each bucket.
+--dry_run encodes nothing: it tells clips, hours, tokens and disk of each bucket, and what will be skipped; --inventory=FILE
+writes that as JSON, and --decode=N measures what a core probes and decodes, on N clips of each bucket.
 
 Batches are spread over all devices of the machine. For many machines, start --shard=0/8 to --shard=7/8 as jobs of their own on
 one shared folder; whichever writes the last shard finishes the data set. `launch.encode_ray` does the same on a Ray cluster.
@@ -38,8 +39,8 @@ flags.DEFINE_string("source", None, "Folder of videos and captions.jsonl.")
 flags.DEFINE_string("output", None, "Folder of the data set.")
 flags.DEFINE_string("buckets", "", "Instead of the config's data.buckets: FRAMESxHEIGHTxWIDTH or FRAMESx144p, 360p, 480p, 720p, "
                     "comma-separated; each clip goes into the largest it fills.")
-flags.DEFINE_enum("moments", "first", list(moments.POLICIES), "What a clip shows of its video: the beginning, the middle, all of it "
-                  "in few frames, or as many clips as it holds.")
+flags.DEFINE_enum("moments", "first", list(moments.POLICIES), "What a clip shows of its video: the beginning, the middle, all of "
+                  "it in few frames, or cut: as many clips as it holds.")
 flags.DEFINE_list("columns", [], "Names in tables of captions that differ from ours, OURS:THEIRS, such as file:path,long:text.")
 flags.DEFINE_bool("dry_run", False, "Encode nothing, tell what would be.")
 flags.DEFINE_string("inventory", None, "The file for the result of --dry_run as JSON.")
@@ -119,7 +120,7 @@ def look(cfg: Config) -> Inventory:
   found = find(cfg, encoders, clock)
   made = inventory.inventory(found, buckets_of(cfg), spec=encoders.spec, patch=cfg.model.patch, seconds=clock.seconds["probe"])
   if FLAGS.decode:
-    made = inventory.with_decoding(made, FLAGS.source, found, clips=FLAGS.decode)
+    made = inventory.measured(made, FLAGS.source, found, clips=FLAGS.decode)
   if FLAGS.inventory:
     pathlib.Path(FLAGS.inventory).write_text(json.dumps(made.to_dict(), indent=1))
   return made

@@ -1,7 +1,9 @@
 """What a survey amounts to, before anything is encoded: clips, hours, tokens and disk of each bucket, and what was left out."""
 
+import contextlib
 import dataclasses
 import math
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,7 +25,8 @@ class Row:
   hours: float  # that its clips show
   tokens: int  # of video, all clips together
   bytes: int  # all clips together, by `record.bytes_of`
-  decoded: float | None = None  # clips a second and core, where measured
+  probed: float | None = None  # videos a second of a core, where measured
+  decoded: float | None = None  # clips a second of a core, where measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Inventory:
   empty: tuple[str, ...]  # buckets that have none
   skipped: tuple[Skip, ...]
   probed: int  # videos that were opened
-  rate: float  # of that, videos a second
+  rate: float  # of that, videos a second of the clock
 
   @property
   def total(self) -> Row:
@@ -42,10 +45,12 @@ class Inventory:
     """A line per bucket, then the empty ones and the reasons of what was left out."""
     measured = any(row.decoded for row in self.rows)
     lines = [f"{'bucket':>14}{'clips':>10}{'hours':>10}{'tokens a clip':>15}{'M tokens':>12}{'MB a clip':>11}{'GB':>10}" +
-             f"{'decoded a second and core':>27}" * measured]
+             f"{'probes/s a core':>17}{'clips/s a core':>16}" * measured]
     for row in (*self.rows, self.total) if self.rows else ():
-      lines.append(f"{row.bucket:>14}{row.clips:>10}{row.hours:>10.2f}{row.tokens / row.clips:>15.0f}{row.tokens / 1e6:>12.2f}"
-                   f"{row.bytes / row.clips / 1e6:>11.3f}{row.bytes / 1e9:>10.3f}" + (f"{row.decoded:>27.2f}" if row.decoded else ""))
+      lines.append(
+          f"{row.bucket:>14}{row.clips:>10}{row.hours:>10.2f}{row.tokens / row.clips:>15.0f}{row.tokens / 1e6:>12.2f}"
+          f"{row.bytes / row.clips / 1e6:>11.3f}{row.bytes / 1e9:>10.3f}" + (
+              f"{row.probed:>17.1f}{row.decoded:>16.2f}" if row.decoded else ""))
     lines += [f"no clip fills the buckets {', '.join(self.empty)}"] if self.empty else []
     return "\n".join([*lines, *clip_lib.counted(self.skipped), f"{self.probed} videos probed, {self.rate:.1f} a second"])
 
@@ -68,16 +73,21 @@ def inventory(found: Survey, buckets: Sequence[BucketConfig], *, spec: Callable[
   return Inventory(tuple(rows), empty, found.skipped, found.probed, found.probed / seconds)
 
 
-def with_decoding(made: Inventory, source, found: Survey, *, clips: int) -> Inventory:
-  """`made` with what one core decodes, measured on `clips` of each bucket, evenly over its keys."""
+def measured(made: Inventory, source, found: Survey, *, clips: int) -> Inventory:
+  """`made` with what a core probes and decodes in a second of its own time, on `clips` of each bucket, evenly over its keys."""
   rates = {}
   for bucket, own in found.clips.items():
-    began, good = time.perf_counter(), 0
-    for clip in own[::-(-len(own) // clips)]:
-      try:
-        clip_lib.read(source, clip, bucket)
-        good += 1
-      except videos.UnreadableVideo:
-        pass  # encoding reports it
-    rates[buckets_lib.name(bucket)] = good / (time.perf_counter() - began)
-  return dataclasses.replace(made, rows=tuple(dataclasses.replace(row, decoded=rates[row.bucket]) for row in made.rows))
+    chosen = own[::-(-len(own) // clips)]
+    rates[buckets_lib.name(bucket)] = dict(
+        probed=_rate(lambda clip: videos.probe(pathlib.Path(source) / clip.file, start=clip.start, span=clip.span), chosen),
+        decoded=_rate(lambda clip: clip_lib.read(source, clip, bucket), chosen))
+  return dataclasses.replace(made, rows=tuple(dataclasses.replace(row, **rates[row.bucket]) for row in made.rows))
+
+
+def _rate(work, clips) -> float:
+  """Clips a second of processor time."""
+  began = time.process_time()
+  for clip in clips:
+    with contextlib.suppress(videos.UnreadableVideo):  # encoding reports it
+      work(clip)
+  return len(clips) / (time.process_time() - began)
