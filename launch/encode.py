@@ -3,9 +3,10 @@
   python -m launch.encode --source=FOLDER --output=DIR --config=configs/smoke.py [--buckets=33x144x256,1x144x256]
 
 FOLDER holds videos or images and captions.jsonl, a line per clip: {"file": "a.mp4", "long": "...", "short": "..."}, with "tags",
-"start" and "end" in seconds where they are known; or captions.csv, captions.parquet, a.txt or a.json beside a.mp4, or WebDataset
-shards, *.tar, of such pairs (`data/captions.py`). Encoders are the config's: --config.encoders.codec=NAME takes another. Stopped, or killed? Run it
-again: it goes on where it was. What was skipped, and why, stands in DIR/report.json; `launch.verify` checks the result.
+and "start" and "end" in seconds, where they are known; or captions.csv, captions.parquet, a.txt or a.json beside a.mp4, or
+WebDataset shards, *.tar, of such pairs (`data/captions.py`). Encoders are the config's: --config.encoders.codec=NAME takes
+another. Stopped, or killed? Run it again: it goes on where it was. What was skipped, and why, stands in DIR/report.json;
+`launch.verify` checks the result.
 
 --dry_run encodes nothing: it tells clips, hours, tokens and disk of each bucket, and what will be skipped; --inventory=FILE
 writes that as JSON, and --decode=N measures what a core probes and decodes, on N clips of each bucket.
