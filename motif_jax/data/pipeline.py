@@ -18,6 +18,7 @@ from motif_jax.data.schedule import Schedule, make_schedule
 from motif_jax.data.sources import InOrder
 
 _LAST_STEP = 1 << 40
+_MOST_LANES = 256
 
 
 def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0, process_index: int = 0, process_count: int = 1,
@@ -118,20 +119,19 @@ def make_order(cfg: DataConfig, dataset: Dataset, indices: Sequence[np.ndarray],
                patch: tuple[int, int, int]) -> Order:
   """The `Order` of the training records `indices` of each bucket."""
   schedule = make_schedule(cfg, dataset, [len(found) for found in indices], patch=patch)
-  if cfg.order == "random":
-    return Order(schedule, tuple(orders.Random(len(found), (seed, number)) for number, found in enumerate(indices)), seed)
   streams = []
   for number, (found, source) in enumerate(zip(indices, dataset.sources)):
-    lengths = np.diff(np.searchsorted(found, np.cumsum((0, *source.shards))))
-    streams.append(lanes_of(cfg, lengths.tolist(), (seed, number)))
+    lengths = np.diff(np.searchsorted(found, np.cumsum((0, *source.shards)))).tolist()
+    streams.append(stream_of(cfg, lengths, (seed, number)))
   return Order(schedule, tuple(streams), seed)
 
 
-def lanes_of(cfg: DataConfig, lengths: Sequence[int], seed: tuple[int, ...]) -> orders.Shards:
-  """The stream of a bucket whose shards have so many training records: a lane for each row of `cfg.batch_size`, or fewer where
-  there are fewer shards."""
-  most = max(1, sum(length > 0 for length in lengths))
-  lanes = max(lanes for lanes in range(1, cfg.batch_size + 1) if cfg.batch_size % lanes == 0 and lanes <= most)
+def stream_of(cfg: DataConfig, lengths: Sequence[int], seed: tuple[int, ...]) -> orders.Random | orders.Shards:
+  """The stream of a bucket whose shards have so many training records."""
+  if cfg.order == "random":
+    return orders.Random(sum(lengths), seed)
+  # As many lanes as processes may ask for, since each should have lanes of its own; a lane has a file open.
+  lanes = max(lanes for lanes in range(1, min(cfg.batch_size, _MOST_LANES) + 1) if cfg.batch_size % lanes == 0)
   return orders.Shards(tuple(lengths), lanes, max(1, cfg.window // lanes), seed)
 
 

@@ -1,6 +1,7 @@
 """How the records of one bucket's folder are read: one by one, all at once into memory, or shard after shard.
 
-A source is anything picklable with `__len__`, `__getitem__(i) -> record` and `digests`; `SOURCES` at the bottom.
+A source is anything picklable with `__len__`, `__getitem__(i) -> record`, `digests` and `shards`, how many records each of its
+files has; `SOURCES` at the bottom.
 """
 
 import pathlib
@@ -17,7 +18,7 @@ SPLIT = "clips"  # of tfds
 # Threads of array_record's own double the CPU time of a record; batches are read ahead as it is.
 _NO_THREADS = {"max_parallelism": "0"}
 _IN_ORDER = "readahead_buffer_size:0,max_parallelism:0"
-_FILE_BUFFER = 1 << 22  # bytes that one request to the file system asks for, where a shard is read in order
+_FILE_BUFFER = 1 << 20  # bytes that one request to the file system asks for, where a shard is read in order
 
 
 class ArrayRecordSource:
@@ -66,7 +67,7 @@ class MemorySource:
 
   def __init__(self, folder):
     source = ArrayRecordSource(folder)
-    self.digests = source.digests
+    self.digests, self.shards = source.digests, source.shards
     self._records = [source[i] for i in range(len(source))]
 
   def __len__(self) -> int:
