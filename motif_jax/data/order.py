@@ -116,7 +116,8 @@ def shuffled(places: np.ndarray, count: int, *, seed: Sequence[int]) -> np.ndarr
 def rolled(places: np.ndarray, counts: np.ndarray, window: int, *, keys: np.ndarray) -> np.ndarray:
   """Where each of `places` (B,) stands in a permutation of range(counts) (B,) that moves nothing by `window` or more.
 
-  Blocks of two thirds of a window are shuffled, and then blocks that lie across their borders.  `keys` (B,): a permutation for each.
+  Blocks of two thirds of a window are shuffled, and then blocks that lie across their borders.  `keys` (B,): one for each
+  permutation.
   """
   block = max(1, 2 * window // 3)
   for shift in (0, block // 2):
