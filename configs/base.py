@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
       sample_latents=False,  # draw them from mean and log-variance at each step, instead of the mean
       image_to_video=0.25,
       validation=0.02,
+      lost_records=0.001,  # share that may be unreadable, each replaced by the next of its bucket; more end the run
       text_tokens=512,
   ))
   c.optimizer = ConfigDict(dict(

@@ -32,8 +32,8 @@ def main(argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     arguments.quiet()  # --verbosity=0 lets them speak
   with contextlib.ExitStack() as stack:
-    job = prepared(argv, stack)
     try:
+      job = prepared(argv, stack)
       state = loop.run(job, heartbeat=HEARTBEAT.value)
     except endings.Ending as e:
       print(f"error: {e}", file=sys.stderr, flush=True)
@@ -51,7 +51,8 @@ def prepared(argv: list[str], stack: contextlib.ExitStack) -> loop.Job:
     if chosen := fastest.resolve(CONFIG.value, BENCH.value):
       print(chosen)
     job = loop.prepare(config.from_config_dict(CONFIG.value), WORKDIR.value)
-    stack.enter_context(lock.held(WORKDIR.value))
+    with endings.of_disk(WORKDIR.value):
+      stack.enter_context(lock.held(WORKDIR.value))
     return job
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")

@@ -150,6 +150,7 @@ class DataConfig:
   captions: tuple[float, float, float]  # probabilities of the (long, short, truncated) caption
   sample_latents: bool  # drawn anew at each step from their mean and log-variance; else the mean
   image_to_video: float  # share of video samples conditioned on their first frame
+  lost_records: float  # share of records that may turn out unreadable; the next of the bucket takes the place of each
   validation: float  # share of records held out, chosen by digest of the key
   text_tokens: int  # static length that text features are padded or cut to
 
@@ -264,8 +265,7 @@ def from_config_dict(c: "ml_collections.ConfigDict | dict") -> Config:
   """The frozen `Config` of a ConfigDict.  ValueError names every unknown, missing or mistyped key, and every bad combination."""
   problems: list[str] = []
   built = build(Config, dict(c), "", problems)
-  problems = problems or check(built)
-  if problems:
+  if problems := problems or check(built):
     raise ValueError(f"{len(problems)} problem(s) in the config:\n" + "\n".join(f"  - {p}" for p in problems))
   return built
 

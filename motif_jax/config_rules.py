@@ -37,7 +37,7 @@ NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "align
                 "adapter.rank", "adapter.alpha", "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay",
                 "train.keep_every", "train.keep_best", "train.stall_seconds", "train.rollbacks", "train.telemetry_every",
                 "sample.guidance.threshold", "sample.guidance.momentum")
-SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "sample.guidance.rescale")
+SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "data.lost_records", "sample.guidance.rescale")
 
 
 def _nearest(value: int, divisor: int) -> str:

@@ -22,7 +22,7 @@ def config(**changes) -> DataConfig:
   plain = DataConfig(path="", source="array_record", buckets=(), batch_size=4, batch_tokens=0, pattern=(), weights=(), mixture=(),
                      order="random", window=8, workers=0,
                      caption_drop=0.1, captions=(0.5, 0.3, 0.2), sample_latents=False, image_to_video=0.25, validation=0.0,
-                     text_tokens=6)
+                     lost_records=0.0, text_tokens=6)
   return dataclasses.replace(plain, **changes)
 
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/telemetry", "train/guard", "sample", "stepwise", "budget/*"),
     ("train/step", "train/checkpoint", "train/saved_config", "train/manifest", "train/retention",
      "train/stored", "train/damage", "train/partial", "train/conversion", "train/finetune", "train/evaluate", "train/interrupt", "train/lock",
-     "train/watchdog", "evaluate/*"),
+     "train/watchdog", "train/report", "evaluate/*"),
     ("train/loop", "bench/*"),
     ("profile/*",),
 )

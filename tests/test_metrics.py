@@ -115,14 +115,15 @@ def test_speed_leaves_out_the_first_step_and_pauses():
   assert progress.rates(1) == {}
   now[0] = 62.0
   progress.stepped(5, (10, 1e12, 2e12))
+  progress.waited(0.5)
   with progress.paused():
     now[0] = 1062.0  # validation
-  assert progress.rates(5) == {"steps_per_second": 2.0, "tokens_per_second": 5.0, "seconds_left": 47.5, "model_tflops": 0.5,
-                               "executed_tflops": 1.0}
+  assert progress.rates(5) == {"steps_per_second": 2.0, "tokens_per_second": 5.0, "seconds_left": 47.5, "data_wait": 0.25,
+                               "model_tflops": 0.5, "executed_tflops": 1.0}
   now[0] = 1063.0
   progress.stepped(6, (30, 3e12, 1e12))
-  assert progress.rates(6) == {"steps_per_second": 1.0, "tokens_per_second": 30.0, "seconds_left": 94.0, "model_tflops": 3.0,
-                               "executed_tflops": 1.0}
+  assert progress.rates(6) == {"steps_per_second": 1.0, "tokens_per_second": 30.0, "seconds_left": 94.0, "data_wait": 0.0,
+                               "model_tflops": 3.0, "executed_tflops": 1.0}
 
 
 def test_mfu_is_the_share_of_the_peak_that_model_flops_reach():

@@ -1,10 +1,12 @@
 """The order of the data is a function of (seed, step): the same from any start, on any number of processes and workers."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
+from motif_jax import endings
 from motif_jax.data import dataset, order as orders, pipeline, schedule as schedules, sources
 from tests import small_data
 from tests.small_data import IMAGE, VIDEO
@@ -62,6 +64,45 @@ def test_a_batch_holds_its_records_in_the_promised_shapes(opened):
 def test_a_run_goes_on_where_another_stopped(opened, order):
   cfg = small_data.config(order=order)
   assert_equal(take(4, cfg, opened, start_step=5), take(9, cfg, opened)[5:])
+
+
+class Damaged:
+  """A source some of whose records cannot be read, or are gone."""
+
+  def __init__(self, source, errors):
+    self._source, self._errors, self.digests, self.shards = source, errors, source.digests, source.shards
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getitem__(self, index):
+    if index in self._errors:
+      raise self._errors[index]
+    return self._source[index]
+
+
+def test_a_record_that_cannot_be_read_is_replaced_by_the_next_and_moves_no_other(opened):
+  errors = {0: {4: RuntimeError("hash mismatch"), 5: FileNotFoundError("gone")}, 1: {12: OSError("input/output error")}}
+  damaged = dataclasses.replace(opened, sources=tuple(Damaged(s, errors[i]) for i, s in enumerate(opened.sources)))
+  lost, instead = {}, {IMAGE: {4: 0, 5: 0}, VIDEO: {12: 0}}  # of 6 and 13 records: 5 is followed by 0, and so is 12
+  got = take(19, small_data.config(lost_records=0.2), damaged, lost=lost)
+  for (bucket, batch), (_, whole) in zip(got, take(19, small_data.config(), opened), strict=True):
+    assert numbers(batch) == [instead[bucket].get(number, number) for number in numbers(whole)]
+    assert set(batch) == set(whole)
+  assert sorted(lost) == ["1x24x32, training record 4", "1x24x32, training record 5", "5x24x32, training record 12"]
+  assert lost["1x24x32, training record 4"] == "RuntimeError: hash mismatch"
+
+
+def test_validation_too_takes_the_next_where_one_cannot_be_read(opened):
+  damaged = dataclasses.replace(opened, sources=tuple(Damaged(s, {2: OSError("gone")}) for s in opened.sources))
+  seen = {n for _, batch in pipeline.validation_batches(small_data.config(validation=1.0), damaged, count=8) for n in numbers(batch)}
+  assert 2 not in seen and seen >= {0, 1, 3, 4, 5}
+
+
+def test_more_lost_records_than_allowed_end_the_run_with_their_names(opened):
+  damaged = dataclasses.replace(opened, sources=tuple(Damaged(s, {2: OSError("gone")}) for s in opened.sources))
+  with pytest.raises(endings.Ending, match=r"(?s)2 records cannot be read, data.lost_records allows 1.*1x24x32, training record 2"):
+    take(19, small_data.config(lost_records=1.5 / 19), damaged)
 
 
 def test_another_seed_is_another_order(opened):

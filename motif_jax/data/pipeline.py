@@ -6,13 +6,14 @@ grain runs the loader ahead of the training step, in a thread or in worker proce
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
 from motif_jax.config import BucketConfig, DataConfig
-from motif_jax.data import order as orders, record as record_lib
+from motif_jax.data import buckets as buckets_lib, lost as lost_records, order as orders, record as record_lib
 from motif_jax.data.dataset import Dataset
 from motif_jax.data.schedule import Schedule, make_schedule
 from motif_jax.data.sources import InOrder
@@ -22,14 +23,16 @@ _MOST_LANES = 256
 
 
 def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0, process_index: int = 0, process_count: int = 1,
-            patch: tuple[int, int, int] = (1, 1, 1)) -> Iterator[tuple[BucketConfig, dict[str, np.ndarray]]]:
+            patch: tuple[int, int, int] = (1, 1, 1), lost: dict[str, str] | None = None,
+            ) -> Iterator[tuple[BucketConfig, dict[str, np.ndarray]]]:
   """An endless iterator of (bucket, batch) from `start_step` on; call its `close()` when done, or workers linger.
 
   With `cfg.workers`, absl flags must be parsed (`flags.FLAGS.mark_as_parsed()` in a notebook): grain's workers read them.
 
   A batch holds this process's rows, of `Schedule.rows` in all: latents (B, F, H, W, C), first_frame (B, 4, H, W, C),
   text (B, T, dim), teacher (B, F, h, w, dim_t), all float32, and text_mask (B, T) bool, True for real tokens.
-  `patch`: latents per token of the model, by which `cfg.batch_tokens` counts.
+  `patch`: latents per token of the model, by which `cfg.batch_tokens` counts.  `lost`: takes name -> why of each record that
+  cannot be read; `endings.Ending` where they are more than `cfg.lost_records` of all.
   """
   indices = split_indices(dataset, cfg.validation)[0]
   order = make_order(cfg, dataset, indices, seed=seed, patch=patch)
@@ -39,7 +42,8 @@ def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0
   steps = grain.MapDataset.range(start_step, _LAST_STEP).map(Loader(cfg, dataset, indices, order, share)).to_iter_dataset(ahead)
   if cfg.workers:
     steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=cfg.workers, per_worker_buffer_size=2))
-  return iter(steps)
+  allowed = int(cfg.lost_records * sum(map(len, indices)))
+  return lost_records.Watched(iter(steps), {} if lost is None else lost, allowed=allowed)
 
 
 def validation_batches(cfg: DataConfig, dataset: Dataset, *, count: int, process_index: int = 0,
@@ -58,8 +62,9 @@ def validation_batches(cfg: DataConfig, dataset: Dataset, *, count: int, process
     number, turn = present[i % len(present)], i // len(present)
     size = len(held_out[number])  # in a fixed mixed order: the first few should not be alike because their names are
     places = orders.shuffled((turn * cfg.batch_size + np.arange(cfg.batch_size)) % size, size, seed=(0,))[rows]
-    records = [dataset.sources[number][int(index)] for index in held_out[number][places]]
-    part = dataset.meta.parts[number]
+    part, source, indices = dataset.meta.parts[number], dataset.sources[number], held_out[number]
+    fetch = lambda place: source[int(indices[place])]
+    records = [lost_records.read(fetch, int(place), count=size, name=buckets_lib.name(part.bucket))[0] for place in places]
     texts = [record["text_long"] for record in records]
     made.append((part.bucket, collate(records, texts, part.spec, tokens=cfg.text_tokens)))
   return made
@@ -147,11 +152,15 @@ class Loader:
     part, ours = self._meta.parts[number], self._share.of(len(rows))
     if self._cfg.order != "random":
       self._sources[number].expect(rows[ours])
-    records = [self.fetch(number, place) for place in self._order.streams[number].places(rows[ours]).tolist()]
+    fetch, count, name = functools.partial(self.fetch, number), len(self._indices[number]), buckets_lib.name(part.bucket)
+    places = self._order.streams[number].places(rows[ours]).tolist()
+    found = [lost_records.read(fetch, place, count=count, name=name) for place in places]
+    records = [record for record, _ in found]
     # Drawn for the whole batch, then cut: row i gets the same caption on any number of processes.
     draws = np.random.default_rng((self._order.seed, int(step))).random((len(rows), 2))[ours]
     texts = [self._text(record, *draw) for record, draw in zip(records, draws)]
-    return part.bucket, collate(records, texts, part.spec, tokens=self._cfg.text_tokens)
+    batch = collate(records, texts, part.spec, tokens=self._cfg.text_tokens)
+    return part.bucket, batch | {lost_records.KEY: tuple(missed for _, lost in found for missed in lost)}
 
   def fetch(self, number: int, place: int) -> dict:
     """The training record at `place` of bucket `number`: the one door that records come through."""

@@ -6,7 +6,7 @@ The interesting part is `run`.  It knows no data set: batches come from a functi
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from motif_jax import mesh as meshes, sample, sharding
+from motif_jax import endings, mesh as meshes, sample, sharding
 from motif_jax.budget import throughput
-from motif_jax.config import BucketConfig, Config
+from motif_jax.config import Config
 from motif_jax.data import buckets, dataset as datasets, pipeline
 from motif_jax.encoders import registry
 from motif_jax.model import routing
@@ -26,6 +26,7 @@ from motif_jax.train.guard import Guard
 from motif_jax.train.interrupt import Interrupt
 from motif_jax.train.losses import token_grid
 from motif_jax.train.optimizer import make_optimizer
+from motif_jax.train.report import Report, say
 from motif_jax.train.state import TrainState, abstract_state, init_state, network
 from motif_jax.train.step import make_train_step, plan_at
 from motif_jax.train.watchdog import Watchdog
@@ -41,6 +42,7 @@ class Job:
   optimizer: Any  # an optax.GradientTransformation
   batches: Callable[[int], Iterator]  # step -> iterator of (bucket, host batch) from that step on
   held_out: Sequence = ()  # (bucket, host batch) pairs for validation
+  lost: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> why, of records that `batches` could not read
   previews: Callable | None = None  # EMA parameters -> {name: video (F, H, W, 3) uint8}
   frozen: dict | None = None  # the network that an adapter is trained on
   text_empty: np.ndarray | None = None  # (1, text_dim), the features of a dropped caption
@@ -61,11 +63,13 @@ def prepare(cfg: Config, workdir: str) -> Job:
   for part in dataset.meta.parts:
     check_bucket(cfg, mesh, buckets.name(part.bucket), part.spec.grid)
   index, count = meshes.batch_share(mesh)
+  lost: dict[str, str] = {}
   share = dict(process_index=index, process_count=count)
   return Job(
       cfg, workdir, mesh, make_optimizer(cfg.optimizer, steps=cfg.train.steps),
       batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, patch=cfg.model.patch,
-                                              **share),
+                                            lost=lost, **share),
+      lost=lost,
       held_out=pipeline.validation_batches(cfg.data, dataset, count=cfg.train.validation_batches, **share),
       previews=Previews(cfg, mesh) if cfg.sample.prompts else None,
       frozen=checkpoint.restore_base(cfg, mesh) if cfg.adapter.rank else None,
@@ -96,7 +100,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
   abstract = abstract_state(cfg, optimizer)
   steps = {}  # by plan and whether they measure closely, each compiled when it is first needed
   seen = set()  # (plan, whether closely, bucket) that were compiled
-  with contextlib.ExitStack() as stack:
+  with endings.of_disk(job.workdir), contextlib.ExitStack() as stack:
     watchdog = stack.enter_context(Watchdog(cfg.train.stall_seconds, heartbeat))
     manager = stack.enter_context(checkpoint.make_manager(job.workdir, cfg.train))
     writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir)))
@@ -107,7 +111,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
     source = job.batches(step)
     stack.callback(lambda: source.close())  # whichever it is by then
     guard = Guard(cfg.train)
-    report = Report(cfg, writer, guard, peak=throughput.peak_of(mesh.devices.flat[0].device_kind))
+    report = Report(cfg, writer, guard, lost=job.lost, peak=throughput.peak_of(mesh.devices.flat[0].device_kind))
     tasks = _tasks(job, writer, manager, guard)
     interrupted = False
     while step < cfg.train.steps:
@@ -116,12 +120,14 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
       if (plan, closely) not in steps:
         how = telemetry.closely(job.text_empty) if closely else telemetry.LIGHTLY
         steps[plan, closely] = make_train_step(cfg, mesh, optimizer, plan=plan, frozen=job.frozen, **how)
-      bucket, batch = next(source)
+      with report.waiting():
+        bucket, batch = next(source)
       watchdog.beat(slow=(plan, closely, bucket) not in seen)
       seen.add((plan, closely, bucket))
       state, measured = steps[plan, closely](state, meshes.global_batch(mesh, batch))
       report.add(step + 1, bucket, measured, throughput.step_work(cfg, batch["latents"].shape[1:4], batch["text"].shape[1], plan,
                                                                   tuple(mesh.shape.values())))
+      manager.check_for_errors()  # of a save that runs beside: to hear of a full disk now, and not at the next save
       interrupted = interrupt.agreed()
       if interrupted:
         break
@@ -190,51 +196,6 @@ def _tasks(job, writer, manager, guard) -> list[tuple[int, Callable]]:
   return tasks + [(cfg.train.save_every, save)]
 
 
-class Report:
-  """Writes metrics every `log_every` steps.  Those of a step are fetched when the next one is under way: no device waits."""
-
-  def __init__(self, cfg: Config, writer: metrics.Writer, guard: Guard, *, peak: float | None):
-    self._guard = guard
-    self._every, self._stop, self._writer = cfg.train.log_every, cfg.train.steps, writer
-    self._progress = metrics.Progress(cfg.train.steps, peak=peak)
-    self._pending = self._total = None
-    self._by_bucket: dict = {}
-
-  def add(self, step: int, bucket: BucketConfig | None, measured: tuple, work: throughput.Work) -> None:
-    """Takes the metrics and the telemetry of `step`, just dispatched, and fetches those of the step before."""
-    self.flush()
-    self._pending = step, bucket, measured, work
-
-  def flush(self) -> None:
-    """Fetches what is pending; writes where it is time to."""
-    if self._pending is None:
-      return
-    (step, bucket, (measured, closely), work), self._pending = self._pending, None
-    measured = jax.device_get(measured)
-    self._guard.count(step, skipped=measured.skipped.total > 0)
-    self._total = metrics.merged(self._total, measured)
-    self._by_bucket[bucket] = metrics.merged(self._by_bucket.get(bucket), measured)
-    if closely:
-      self._writer.scalars(step, telemetry.named(closely), prefix="telemetry")
-    self._progress.stepped(step, work)
-    if step % self._every == 0 or step == self._stop:
-      values = metrics.values_of(self._total) | self._progress.rates(step)
-      self._writer.scalars(step, values, prefix="train")
-      self._writer.scalars(step, metrics.by_bucket(self._by_bucket), prefix="train")
-      say(self._progress.line(step, values))
-      self._total, self._by_bucket = None, {}
-
-  def forget(self) -> None:
-    """Drops what is pending and what is not written yet: those steps are undone."""
-    self._pending = self._total = None
-    self._by_bucket = {}
-
-  def pause(self):
-    """A context for what is not training: waits for the steps under way, and stops the clock."""
-    self.flush()
-    return self._progress.paused()
-
-
 class Previews:
   """EMA parameters -> {prompt: video (F, H, W, 3) uint8} for the prompts of the config, always from the same noise."""
 
@@ -275,9 +236,3 @@ def describe(cfg: Config, mesh: Mesh, state: TrainState) -> list[str]:
       + (f" in {cfg.train.accumulate} microbatches" if cfg.train.accumulate > 1 else ""),
       f"state: {held / 1e9:.3g} GB per device (weights, average, optimizer)",
   ]
-
-
-def say(*lines: str) -> None:
-  """Prints on the first process."""
-  if jax.process_index() == 0:
-    print(*lines, sep="\n", flush=True)

@@ -173,6 +173,7 @@ class Progress:
     self._stop, self._peak, self._clock = stop, peak, clock
     self._since: tuple[int, float] | None = None  # step and time of the last report
     self._done = np.zeros(3)  # video tokens, model FLOPs and executed FLOPs since then
+    self._waited = 0.0  # seconds for data since then
 
   def stepped(self, step: int, work: tuple[float, float, float]) -> None:
     """Takes note that `step` is done.  The first one compiled, and is not timed.
@@ -180,9 +181,13 @@ class Progress:
     `work`: its video tokens, and the model FLOPs and executed FLOPs of one device (`budget.throughput.Work`).
     """
     if self._since is None:
-      self._since = step, self._clock()
+      self._since, self._waited = (step, self._clock()), 0.0
     else:
       self._done += work
+
+  def waited(self, seconds: float) -> None:
+    """Takes note of seconds in which devices had no batch to work on."""
+    self._waited += seconds
 
   @contextlib.contextmanager
   def paused(self):
@@ -195,16 +200,18 @@ class Progress:
   def rates(self, step: int) -> dict[str, float]:
     """What was reached per second as of `step`, by name; empty before there is a timed step.
 
-    steps_per_second, tokens_per_second, seconds_left; of one device model_tflops and executed_tflops per second, and where its
-    peak is known mfu, the share of it that model FLOPs reach.
+    steps_per_second, tokens_per_second, seconds_left; data_wait, the share of the time in which devices had no batch to work on;
+    of one device model_tflops and executed_tflops per second, and where its peak is known mfu, the share of it that model FLOPs
+    reach.
     """
     if self._since is None or step <= self._since[0]:
       return {}
     seconds = max(self._clock() - self._since[1], 1e-9)
     speed, (tokens, model, executed) = (step - self._since[0]) / seconds, map(float, self._done / seconds)
+    waited, self._waited = self._waited / seconds, 0.0
     self._since, self._done = (step, self._clock()), np.zeros(3)
     rates = {"steps_per_second": speed, "tokens_per_second": tokens, "seconds_left": (self._stop - step) / speed,
-             "model_tflops": model / 1e12, "executed_tflops": executed / 1e12}
+             "data_wait": waited, "model_tflops": model / 1e12, "executed_tflops": executed / 1e12}
     return rates | ({"mfu": model / self._peak} if self._peak else {})
 
   def line(self, step: int, values: dict[str, float]) -> str:
@@ -212,6 +219,7 @@ class Progress:
     named = [f"{label} {values[name]:.4g}" for name, label in SHOWN.items() if name in values]
     if "steps_per_second" in values:
       reached = [f"{values['mfu']:.1%} MFU"] if "mfu" in values else []
+      reached += [f"{values['data_wait']:.0%} waiting for data"] if values.get("data_wait", 0) > SLOW_DATA else []
       named += [f"{values['steps_per_second']:.3g} steps/s", f"{values['tokens_per_second']:.3g} tokens/s", *reached,
                 f"{duration(values['seconds_left'])} left"]
     return "  ".join([f"step {step}/{self._stop}", *named])
@@ -223,5 +231,6 @@ def duration(seconds: float) -> str:
   return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{seconds:02d}s"
 
 
+SLOW_DATA = 0.05  # of the time; where devices wait for data for more of it, the progress line says so
 # What the progress line shows of the metrics, and how it calls them.
 SHOWN = {"loss": "loss", "alignment": "alignment", "gradient_norm": "gradient"}
