@@ -84,7 +84,7 @@ def test_losses_are_read_back_to_the_bit_around_the_half_line_of_a_killed_run(tm
   metrics.Writer(tmp_path).scalars(1, {"loss": loss}, prefix="train")
   with (tmp_path / metrics.SCALARS).open("a") as file:
     file.write('{"step": 2, "train/lo')
-  metrics.Writer(tmp_path).scalars(2, {"loss": 2 * loss}, prefix="train")
+  metrics.Writer(tmp_path, since=1).scalars(2, {"loss": 2 * loss}, prefix="train")
   read = [(step, np.float32(value)) for step, value in metrics.read(tmp_path, "train/loss")]
   assert read == [(1, np.float32(loss)), (2, np.float32(2 * loss))]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 from motif_jax import config, mesh as meshes, sharding
 from motif_jax.config import MeshConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
-from motif_jax.train import evaluate, loop, metrics
+from motif_jax.train import checkpoint, evaluate, loop, metrics
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state
 from motif_jax.train.step import make_train_step, moved_average, plan_at
@@ -53,10 +55,14 @@ def _adamw_step(cfg):
 
 
 @functools.cache
+def _sgd_step(*sizes):
+  return make_train_step(CFG, _mesh(*sizes), SGD, plan=plan_at(CFG, 0))
+
+
+@functools.cache
 def _one_sgd_step(*sizes):
   mesh = _mesh(*sizes)
-  step = make_train_step(CFG, mesh, SGD, plan=plan_at(CFG, 0))
-  state, measured = step(_state(mesh, SGD), meshes.global_batch(mesh, tiny.batch(CFG)))
+  state, measured = _sgd_step(*sizes)(_state(mesh, SGD), meshes.global_batch(mesh, tiny.batch(CFG)))
   shardings = sharding.state_shardings(state, mesh)
   pinned = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, shardings)
   return jax.device_get(state), jax.device_get(measured), all(jax.tree.leaves(pinned))
@@ -69,9 +75,26 @@ def test_loss_gradients_and_state_agree_with_one_device(sizes):
   assert pinned  # the state stays where the table says
   for name in ("t", "loss", "alignment"):
     np.testing.assert_allclose(measured[name], expected_measured[name], rtol=1e-5, err_msg=name)
+  _assert_close(state, expected)
+
+
+def _assert_close(state, expected):
+  """Each array to 2e-5 of its norm: what another order of float32 sums makes of one step."""
   for (path, x), (_, y) in zip(sharding.paths_of(state), sharding.paths_of(expected)):
     assert np.linalg.norm(y) > 0, f"{path} is zero, so the test is blind to it"
     assert np.linalg.norm(x - y) <= 2e-5 * np.linalg.norm(y), path
+
+
+def test_a_run_of_one_device_goes_on_with_eight(tmp_path):
+  first = _one_sgd_step(1, 1, 1)[0]
+  with checkpoint.make_manager(tmp_path, CFG.train) as manager:
+    checkpoint.save(manager, jax.device_put(first, _mesh(1, 1, 1).devices.flat[0]), CFG)
+    manager.wait_until_finished()
+    restored = checkpoint.restore(manager, abstract_state(CFG, SGD), CFG, _mesh(8, 1, 1))
+  mesh, batch = _mesh(8, 1, 1), tiny.batch(CFG, 1)
+  expected, _ = _sgd_step(1, 1, 1)(jax.device_put(first, _mesh(1, 1, 1).devices.flat[0]), batch)
+  state, _ = _sgd_step(8, 1, 1)(restored, meshes.global_batch(mesh, batch))
+  _assert_close(jax.device_get(state), jax.device_get(expected))
 
 
 # (loss, alignment, gradient norm) of the first steps.
@@ -99,24 +122,34 @@ def test_ten_steps_of_one_bucket_are_traced_once():
   assert int(state.step) == 11
 
 
-def _job(folder, *, stop_in=None, seen=None, held_out=(), previews=None):
-  """A job on endless random batches; while batch `stop_in` is read, the process gets a SIGTERM."""
+class Killed(Exception):
+  """What a run ends with that is told nothing."""
+
+
+def _job(folder, *, stop_in=None, killed_in=None, seen=None, held_out=(), previews=None, **train):
+  """A job on endless random batches; while batch `stop_in` is read, the process gets a SIGTERM, and in `killed_in` it is gone.
+
+  `train`: changes of config.train.
+  """
+  cfg = dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, **train))
 
   def batches(step):
     for i in itertools.count(step):
       if i == stop_in:
         os.kill(os.getpid(), signal.SIGTERM)
+      if i == killed_in:
+        raise Killed
       if seen is not None:
         seen.append(i)
       yield None, tiny.batch(CFG, i)
 
-  return loop.Job(CFG, str(folder), _mesh(1, 1, 1), ADAMW, batches, held_out=held_out, previews=previews)
+  return loop.Job(cfg, str(folder), _mesh(1, 1, 1), ADAMW, batches, held_out=held_out, previews=previews)
 
 
 @pytest.fixture
 def compiled(monkeypatch):
   """Loops share one compiled step, and start from a state that needs no compiling."""
-  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, plan, measure, of_block: _adamw_step(cfg))
+  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, plan, measure, of_block: _adamw_step(CFG))
   monkeypatch.setattr(loop, "init_state", lambda key, cfg, mesh, optimizer, weights: _state(mesh, optimizer))
 
 
@@ -130,6 +163,51 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, compiled, capsys)
   assert int(rest.step) == 4 and seen == [0, 1, 2, 3]
   for (path, x), (_, y) in zip(sharding.paths_of(rest), sharding.paths_of(whole)):
     np.testing.assert_array_equal(x, y, err_msg=path)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+  """Validation is a number that each bit of the moving average changes."""
+  whole = lambda tree: float(sum(np.abs(np.asarray(x, np.float64)).sum() for x in jax.tree.leaves(tree)))
+  monkeypatch.setattr(loop, "validate", lambda step, ema, batches, mesh: {"loss": whole(ema)})
+
+
+def _written(folder):
+  """(step, name) -> value of all metrics in a work directory but those of time; each is there once."""
+  lines = [json.loads(line) for line in (folder / metrics.SCALARS).read_text().splitlines()]
+  measured = {f"train/{name}" for name in metrics.TrainMetrics.__dataclass_fields__} | {"validation/loss"}
+  named = [((line["step"], name), value) for line in lines for name, value in line.items() if name in measured]
+  assert len(named) == len(dict(named))
+  return dict(named)
+
+
+RHYTHM = dict(steps=8, log_every=3, validate_every=2, save_every=4)
+
+
+def test_an_interrupted_and_a_killed_run_write_the_metrics_of_a_whole_one(tmp_path, compiled, figures):
+  held_out = [(None, tiny.batch(CFG, 99))]
+  run = functools.partial(_job, held_out=held_out, **RHYTHM)
+  whole = loop.run(run(tmp_path / "whole"))
+  with pytest.raises(Killed):  # after step 7: what was written of steps 5 to 7 is to be taken back
+    loop.run(run(tmp_path / "parts", killed_in=7))
+  assert int(loop.run(run(tmp_path / "parts", stop_in=5)).step) == 6  # where a line and a validation were due
+  rest = loop.run(run(tmp_path / "parts"))
+  jax.tree.map(np.testing.assert_array_equal, rest, whole)
+  expected = _written(tmp_path / "whole")
+  assert {step for step, _ in expected} == {2, 3, 4, 6, 8} and _written(tmp_path / "parts") == expected
+  events = event_accumulator.EventAccumulator(str(tmp_path / "parts"))
+  events.Reload()
+  assert [e.step for e in events.Scalars("train/loss")] == [3, 6, 8]
+  assert [e.step for e in events.Scalars("validation/loss")] == [2, 4, 6, 8]
+
+
+def test_twice_n_steps_are_n_and_n(tmp_path, compiled, figures):
+  whole = loop.run(_job(tmp_path / "whole", **RHYTHM))
+  assert int(loop.run(_job(tmp_path / "halves", **RHYTHM | dict(steps=4))).step) == 4
+  rest = loop.run(_job(tmp_path / "halves", **RHYTHM))
+  jax.tree.map(np.testing.assert_array_equal, rest, whole)
+  got, expected = _written(tmp_path / "halves"), _written(tmp_path / "whole")
+  assert {key: got[key] for key in expected} == expected and {step for step, _ in set(got) - set(expected)} == {4}
 
 
 def test_the_log_says_what_runs_and_how_it_goes(tmp_path, compiled, capsys):

@@ -50,8 +50,10 @@ def check_architecture(workdir: str, cfg: Config) -> None:
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config, *, figures: retention.Figures | None = None,
-         beside: Mapping[str, Any] | None = None) -> None:
-  """Starts saving `state` under its step; returns when the arrays are copied, so that the state may be donated.
+         beside: Mapping[str, Any] | None = None) -> bool:
+  """Whether there was anything to save: starts saving `state` under its step, unless there is one.
+
+  Returns when the arrays are copied, so that the state may be donated.
 
   Args:
     figures: what evaluation said of this very step; the best by one of them stay longer (`retention`).
@@ -59,7 +61,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config, *, figu
   """
   step = int(state.step)
   if step in manager.all_steps():
-    return
+    return False
   about = {"libraries": {name: importlib.metadata.version(name) for name in LIBRARIES}, "processes": jax.process_count(),
            "devices": jax.device_count(), "figures": dict(figures or {}), "beside": dict(beside or {})}
   manager.save(step, metrics=about["figures"], args=ocp.args.Composite(
@@ -68,6 +70,12 @@ def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config, *, figu
       config=ocp.args.JsonSave(configs.to_dict(cfg)),
       about=ocp.args.JsonSave(about),
   ))
+  return True
+
+
+def beside(manager: ocp.CheckpointManager, step: int) -> dict:
+  """What a run gave `save` to keep beside the state of `step`; empty where nothing is saved."""
+  return stored.about(pathlib.Path(manager.directory) / str(step))["beside"]
 
 
 def restore(manager: ocp.CheckpointManager, abstract: TrainState, cfg: Config, mesh: Mesh) -> TrainState | None:

@@ -6,6 +6,7 @@ The interesting part is `run`.  It knows no data set: batches come from a functi
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from motif_jax.config import Config
 from motif_jax.data import buckets, dataset as datasets, pipeline
 from motif_jax.encoders import registry
 from motif_jax.model import routing
-from motif_jax.train import checkpoint, metrics, telemetry
+from motif_jax.train import checkpoint, metrics, retention, telemetry
 from motif_jax.train.evaluate import make_validation_step, validate
 from motif_jax.train.guard import Guard
 from motif_jax.train.interrupt import Interrupt
@@ -103,16 +104,21 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
   with endings.of_disk(job.workdir), contextlib.ExitStack() as stack:
     watchdog = stack.enter_context(Watchdog(cfg.train.stall_seconds, heartbeat))
     manager = stack.enter_context(checkpoint.make_manager(job.workdir, cfg.train))
-    writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir)))
     interrupt = stack.enter_context(Interrupt(mesh))
     state = _newest(job, manager, abstract)
     step = int(state.step)
+    beside = checkpoint.beside(manager, step)
+    writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir, since=step)))
     say(*describe(cfg, mesh, abstract), f"from step {step} to {cfg.train.steps} in {job.workdir}")
     source = job.batches(step)
     stack.callback(lambda: source.close())  # whichever it is by then
     guard = Guard(cfg.train)
-    report = Report(cfg, writer, guard, lost=job.lost, peak=throughput.peak_of(mesh.devices.flat[0].device_kind))
-    tasks = _tasks(job, writer, manager, guard)
+    report = Report(cfg, writer, guard, lost=job.lost, peak=throughput.peak_of(mesh.devices.flat[0].device_kind),
+                    saved=beside.get("metrics", {}))
+    save = _saving(job, writer, manager, guard, report)
+    tasks = [*_tasks(job, writer), (cfg.train.save_every, save)]
+    if not beside.get("attended", True):  # an interrupt left them to this run
+      _attend(tasks, step, state, report, watchdog, stop=cfg.train.steps)
     interrupted = False
     while step < cfg.train.steps:
       plan = plan_at(cfg, step)
@@ -144,11 +150,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
         source = job.batches(step)
         continue
       step += 1
-      for every, task in tasks:
-        if step % every == 0 or step == cfg.train.steps:
-          watchdog.beat(slow=True)
-          with report.pause():
-            task(step, state)
+      _attend(tasks, step, state, report, watchdog, stop=cfg.train.steps)
     watchdog.beat(slow=True)
     report.flush()
     if not interrupted:
@@ -156,8 +158,8 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
     elif guard.streak:
       say("interrupted: " + guard.unsaved(int(state.step)))
     else:
-      checkpoint.save(manager, state, cfg)
-      say(f"interrupted: step {int(state.step)} is saved in {job.workdir}")
+      save(step := int(state.step), state, attended=False)
+      say(f"interrupted: step {step} is saved in {job.workdir}")
   return state
 
 
@@ -170,8 +172,33 @@ def _newest(job, manager, abstract) -> TrainState:
   return init_state(jax.random.key(job.cfg.seed), job.cfg, job.mesh, job.optimizer, weights)
 
 
-def _tasks(job, writer, manager, guard) -> list[tuple[int, Callable]]:
-  """(every how many steps, (step, state) -> None) of what happens beside training."""
+def _attend(tasks, step, state, report, watchdog, *, stop):
+  """What is due after `step`, with the clock of training stopped."""
+  for every, task in tasks:
+    if step % every == 0 or step == stop:
+      watchdog.beat(slow=True)
+      with report.pause():
+        task(step, state)
+
+
+def _saving(job, writer, manager, guard, report) -> Callable:
+  """(step, state) -> None, which saves; `attended=False` where what else is due after that step has not been done."""
+
+  def save(step, state, *, attended=True):
+    if guard.streak and step < job.cfg.train.steps:
+      say(guard.unsaved(step))
+      return
+    began, figures = time.perf_counter(), writer.figures(step)
+    if checkpoint.save(manager, state, job.cfg, figures=figures, beside={"metrics": report.state(), "attended": attended}):
+      writer.scalars(step, {"blocked_seconds": time.perf_counter() - began}, prefix="checkpoint")
+    if said := retention.unknown(figures, job.cfg.train):
+      say(said)
+
+  return save
+
+
+def _tasks(job, writer) -> list[tuple[int, Callable]]:
+  """(every how many steps, (step, state) -> None) of what looks at the model while it is trained."""
   cfg = job.cfg
   validation_step = make_validation_step(cfg, job.mesh)
 
@@ -185,15 +212,9 @@ def _tasks(job, writer, manager, guard) -> list[tuple[int, Callable]]:
   def samples(step, state):
     writer.clips(step, job.previews(averaged(state)), fps=cfg.sample.fps)
 
-  def save(step, state):
-    if guard.streak and step < cfg.train.steps:
-      say(guard.unsaved(step))
-    else:
-      checkpoint.save(manager, state, cfg)
-
   tasks = [(cfg.train.validate_every, validation)] if job.held_out else []
   tasks += [(cfg.train.sample_every, samples)] if job.previews else []
-  return tasks + [(cfg.train.save_every, save)]
+  return tasks
 
 
 class Previews:

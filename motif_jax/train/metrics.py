@@ -1,9 +1,10 @@
-"""What is measured (clu.metrics), and where it goes: TensorBoard files and a progress line.
+"""What is measured (clu.metrics), and where it goes: TensorBoard files, metrics.jsonl beside them, and a progress line.
 
 clu.metric_writers imports TensorFlow; tensorboard's own event writer does not.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -19,9 +20,12 @@ from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from motif_jax import sharding
+from motif_jax.config import BucketConfig
 from motif_jax.data import buckets
 
 SCALARS = "scalars.jsonl"  # in the work directory
+UNJUDGING = ("train", "telemetry", "checkpoint")  # prefixes of what does not say how good the model is
 BINS = 5  # of the training time, for the loss by time
 
 
@@ -103,27 +107,57 @@ def by_bucket(collections: dict) -> dict[str, float]:
           for name, value in values_of(collection).items() if name.startswith("loss")}
 
 
+def to_json(total: metrics.Collection | None, by_bucket: dict) -> dict:
+  """What is merged so far, in all and by bucket, as JSON has it, with all bits."""
+  leaves = lambda c: {path: [leaf.dtype.name, leaf.tolist()] for path, leaf in sharding.paths_of(c)}
+  return {"total": leaves(total), "by_bucket": [[bucket and dataclasses.astuple(bucket), leaves(collection)]
+                                                for bucket, collection in by_bucket.items()]}
+
+
+def from_json(saved: dict) -> tuple[metrics.Collection | None, dict]:
+  """What `to_json` was given; metrics that came later have seen nothing yet."""
+  number = jax.ShapeDtypeStruct((), jnp.float32)
+  shapes = jax.eval_shape(lambda x: measure(loss=x[None], t=x[None], gradient_norm=x, learning_rate=x), number)
+  leaf = lambda leaves, path, x: np.asarray(*reversed(leaves[path])) if path in leaves else np.zeros(x.shape, x.dtype)
+  structure, paths = jax.tree.structure(shapes), sharding.paths_of(shapes)
+  made = lambda leaves: jax.tree.unflatten(structure, [leaf(leaves, path, x) for path, x in paths])
+  by_bucket = {bucket and BucketConfig(*bucket): made(leaves) for bucket, leaves in saved.get("by_bucket", [])}
+  return made(saved["total"]) if saved.get("total") else None, by_bucket
+
+
 class Writer:
   """Writes scalars and clips for TensorBoard into `folder`; does nothing on processes other than the first.
 
-  Scalars also go to a file of JSON lines, {"step": 50, "train/loss": 0.5, ...}, which `launch.curves` draws.
+  Scalars also go to a file of JSON lines, {"step": 50, "train/loss": 0.5, ...}, which `launch.curves` draws, and no step twice.
+
+  Args:
+    since: the step that the run goes on from; what a killed run wrote of later ones is taken back.
   """
 
-  def __init__(self, folder: str):
-    self._events = EventFileWriter(str(folder)) if jax.process_index() == 0 else None
-    self._lines = pathlib.Path(folder) / SCALARS
-    if self._events and self._lines.exists() and not self._lines.read_bytes().endswith(b"\n"):
-      with self._lines.open("a") as file:
-        file.write("\n")  # a run that was killed in the middle of a line
+  def __init__(self, folder: str, *, since: int = 0):
+    self._events = self._lines = None
+    self._figures: tuple[int, dict[str, float]] = (0, {})
+    if jax.process_index() == 0:
+      self._events = EventFileWriter(str(folder))
+      # Readers drop what older files have from the step of this event on.
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._events.add_event(event_pb2.Event(wall_time=time.time(), step=since + 1, session_log=start))
+      self._lines = _cut(pathlib.Path(folder) / SCALARS, since)
 
   def scalars(self, step: int, values: dict[str, float], *, prefix: str) -> None:
     """Writes `values` under the names prefix/name."""
-    if not self._events or not values:
-      return
-    with self._lines.open("a") as file:
+    named = {f"{prefix}/{name}": float(value) for name, value in values.items()}
+    if named and self._events:
       # Nine digits say a float32 to the bit: runs can be compared.
-      file.write(json.dumps({"step": step} | {f"{prefix}/{name}": float(f"{v:.9g}") for name, v in values.items()}) + "\n")
-    self._write(step, [summary_pb2.Summary.Value(tag=f"{prefix}/{name}", simple_value=v) for name, v in values.items()])
+      self._lines.write(json.dumps({"step": step} | {name: float(f"{value:.9g}") for name, value in named.items()}) + "\n")
+      self._lines.flush()
+      self._write(step, [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in named.items()])
+    if prefix not in UNJUDGING:
+      self._figures = step, (self._figures[1] if self._figures[0] == step else {}) | named
+
+  def figures(self, step: int) -> dict[str, float]:
+    """What was written of `step` that judges the model: all but the training metrics."""
+    return self._figures[1] if self._figures[0] == step else {}
 
   def clips(self, step: int, clips: dict[str, np.ndarray], *, fps: int) -> None:
     """Writes name -> video (F, H, W, 3) uint8 as animated pictures, which TensorBoard plays under Images."""
@@ -140,9 +174,26 @@ class Writer:
       self._events.flush()
 
   def close(self) -> None:
-    """Flushes and closes the file."""
+    """Flushes and closes the files."""
     if self._events:
       self._events.close()
+      self._lines.close()
+
+
+def _cut(path: pathlib.Path, since: int):
+  """The file `path`, opened to append, without the lines of steps after `since` and without half a line at its end."""
+  file = open(path, "a+b")  # closed by the writer
+  file.seek(0)
+  end = 0
+  for line in file:
+    try:
+      if not line.endswith(b"\n") or json.loads(line)["step"] > since:
+        break
+    except (KeyError, TypeError, ValueError):
+      break
+    end += len(line)
+  file.truncate(end)
+  return io.TextIOWrapper(file, encoding="utf-8")
 
 
 def read(folder: str | pathlib.Path, name: str) -> list[tuple[int, float]]:

@@ -15,12 +15,14 @@ from motif_jax.train.guard import Guard
 class Report:
   """Writes metrics every `log_every` steps.  Those of a step are fetched when the next one is under way: no device waits."""
 
-  def __init__(self, cfg: Config, writer: metrics.Writer, guard: Guard, *, lost: Mapping[str, str], peak: float | None):
+  def __init__(self, cfg: Config, writer: metrics.Writer, guard: Guard, *, lost: Mapping[str, str], peak: float | None,
+               saved: dict):
+    """`saved`: the `state` of the run before this one, or nothing."""
     self._guard, self._lost = guard, lost
     self._every, self._stop, self._writer = cfg.train.log_every, cfg.train.steps, writer
     self._progress = metrics.Progress(cfg.train.steps, peak=peak)
-    self._pending = self._total = None
-    self._by_bucket: dict = {}
+    self._pending = None
+    self._total, self._by_bucket = metrics.from_json(saved)
 
   def add(self, step: int, bucket: BucketConfig | None, measured: tuple, work: throughput.Work) -> None:
     """Takes the metrics and the telemetry of `step`, just dispatched, and fetches those of the step before."""
@@ -44,6 +46,7 @@ class Report:
       self._writer.scalars(step, values, prefix="train")
       self._writer.scalars(step, metrics.by_bucket(self._by_bucket), prefix="train")
       say(self._progress.line(step, values))
+    if step % self._every == 0:  # and not at the end of a run, which another one may take further
       self._total, self._by_bucket = None, {}
 
   @contextlib.contextmanager
@@ -53,6 +56,10 @@ class Report:
     yield
     if self._pending and all(x.is_ready() for x in jax.tree.leaves(self._pending[2])):
       self._progress.waited(time.perf_counter() - began)
+
+  def state(self) -> dict:
+    """What is merged since the last line, for a checkpoint; call it in a pause, or after a flush."""
+    return metrics.to_json(self._total, self._by_bucket)
 
   def forget(self) -> None:
     """Drops what is pending and what is not written yet: those steps are undone."""

@@ -24,7 +24,8 @@ def best(steps: Mapping[int, Figures], cfg: TrainConfig) -> list[int]:
   return sorted((step for step, value in found.items() if not math.isnan(value)), key=lambda step: (found[step], step))
 
 
-def check_figures(known: Figures, cfg: TrainConfig) -> None:
-  """Raises ValueError if `train.keep_best` waits for a figure that evaluation, which said `known`, does not say."""
-  if cfg.keep_best and known and cfg.best_by not in known:
-    raise ValueError(f"train.best_by is {cfg.best_by!r}, which evaluation does not say; it says {', '.join(sorted(known))}.")
+def unknown(figures: Figures, cfg: TrainConfig) -> str:
+  """What to say if `train.keep_best` waits for a figure that is not among those of an evaluation; else nothing."""
+  if not cfg.keep_best or not figures or cfg.best_by in figures:
+    return ""
+  return f"train.keep_best keeps nothing by {cfg.best_by!r}, which evaluation does not say; it says {', '.join(sorted(figures))}"
