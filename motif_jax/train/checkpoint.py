@@ -180,6 +180,18 @@ def restore_base(cfg: Config, mesh: Mesh | None, *, frozen: bool = True) -> dict
   return lora.frozen(params, cfg.model.dtype) if frozen else params
 
 
+def folders(path: str) -> dict[int, pathlib.Path]:
+  """Step -> folder of every finished checkpoint, by step, in a work directory or a folder of checkpoints."""
+  folder = pathlib.Path(path).absolute()
+  folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+  if not folder.is_dir():
+    raise ValueError(f"{path} is not a folder; expected the work directory of a training run.")
+  steps = _finished(folder)
+  if not steps:
+    raise ValueError(f"There is no finished checkpoint in {folder}; is it the work directory of a training run?")
+  return {step: folder / str(step) for step in sorted(steps)}
+
+
 def find(path: str) -> tuple[pathlib.Path, int]:
   """The folder of checkpoints and the step that `path` names: one step's folder, or, for the newest whole step, the folder of
   checkpoints or the work directory."""
@@ -188,11 +200,7 @@ def find(path: str) -> tuple[pathlib.Path, int]:
     folder, step = folder.parent, int(folder.name)
   elif (folder / FOLDER).is_dir():
     folder = folder / FOLDER
-  if not folder.is_dir():
-    raise ValueError(f"{path} is not a folder; expected the work directory of a training run.")
-  steps = _finished(folder)
-  if not steps:
-    raise ValueError(f"There is no finished checkpoint in {folder}; is it the work directory of a training run?")
+  steps = list(folders(folder))
   if step is not None and step not in steps:
     raise ValueError(f"There is no finished checkpoint of step {step} in {folder}; there are {sorted(steps)}.")
   for candidate in sorted(steps, reverse=True) if step is None else [step]:

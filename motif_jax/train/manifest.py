@@ -30,6 +30,8 @@ def write(folder: pathlib.Path) -> None:
 def faults(folder: pathlib.Path, *, full: bool = False, part: tuple[int, int] = (0, 1)) -> list[str]:
   """What is wrong with a finished checkpoint, a line for each file: lacking, of another size, or, with `full`, other bytes.
 
+  ValueError where nothing is, but a later version of this program wrote it.
+
   Args:
     part: (i, n) looks at the i-th of n parts of the files, so that n processes share the reading.
   """
@@ -39,14 +41,15 @@ def faults(folder: pathlib.Path, *, full: bool = False, part: tuple[int, int] = 
     if not (folder / FILE).exists():
       return lacking + ([f"{FILE} is lacking"] if "about" in handlers else [])  # else it is of format 1
     said = json.loads((folder / FILE).read_text())
-    if said["format"] > FORMAT:
-      return [f"its format is {said['format']}, this program knows {FORMAT} and older; use a newer one"]
-    wanted = sorted(said["files"].items())[part[0]::part[1]]
-    return lacking + [fault for name, (size, digest) in wanted if (fault := _fault(folder / name, name, size, full and digest))]
+    found, wanted = said["format"], sorted(said["files"].items())[part[0]::part[1]]
+    wrong = [fault for name, (size, digest) in wanted if (fault := _fault(folder / name, name, size, full and digest))]
   except FileNotFoundError as e:
     return [f"{pathlib.Path(e.filename).name} is lacking"]
   except (AttributeError, KeyError, TypeError, ValueError) as e:
     return [f"its metadata or {FILE} cannot be read ({e!r})"]
+  if found > FORMAT:
+    raise ValueError(f"{folder} has format {found}, and this program knows {FORMAT} and older; use the version that wrote it.")
+  return lacking + wrong
 
 
 def is_there(folder: pathlib.Path) -> bool:

@@ -1,0 +1,159 @@
+"""Claims about damaged checkpoints: they are named, left out and put aside, and never half of one is taken for a whole."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import pytest
+
+from motif_jax.train import checkpoint, damage, manifest, stored
+from tests.small_checkpoints import ABSTRACT, CFG, ONE, assert_same, keeping, random_state, saved
+
+
+@pytest.fixture(scope="module")
+def undamaged(tmp_path_factory):
+  return saved(tmp_path_factory.mktemp("undamaged"), 1, 2)
+
+
+@pytest.fixture
+def run(undamaged, tmp_path):
+  """A work directory with steps 1 and 2, to be damaged."""
+  return shutil.copytree(undamaged, tmp_path / "run")
+
+
+def _largest(folder):
+  return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def _truncate(folder):
+  largest = _largest(folder)
+  os.truncate(largest, largest.stat().st_size // 2)
+  return largest.name
+
+
+def _half_delete(folder):
+  shutil.rmtree(folder / "rest")
+  return "rest"
+
+
+def _without_manifest(folder):
+  (folder / manifest.FILE).unlink()
+  return manifest.FILE
+
+
+def _nothing_left_of_the_metadata(folder):
+  (folder / "_CHECKPOINT_METADATA").write_text("{")
+  return "cannot be read"
+
+
+def _flip(folder):
+  """One bit, which no size tells."""
+  path = _largest(folder)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  return path.name
+
+
+def _restored(workdir, cfg=CFG):
+  with checkpoint.make_manager(workdir, keeping(5)) as manager:
+    return checkpoint.restore(manager, ABSTRACT, cfg, ONE)
+
+
+def test_a_saved_checkpoint_is_whole_and_says_with_what_it_was_written(undamaged):
+  for folder in checkpoint.folders(undamaged).values():
+    assert manifest.is_there(folder) and not manifest.faults(folder, full=True)
+  said = json.loads((folder / manifest.FILE).read_text())
+  assert said["format"] == manifest.FORMAT and sum(size for size, _ in said["files"].values()) == manifest.size(folder)[1]
+  assert set(stored.about(folder)["libraries"]) == set(checkpoint.LIBRARIES)
+
+
+@pytest.mark.parametrize("harm", [_truncate, _half_delete, _without_manifest, _nothing_left_of_the_metadata])
+def test_a_run_goes_on_from_the_step_before_a_damaged_one_and_says_so(run, harm, capsys):
+  said = harm(run / "checkpoints" / "2")
+  checkpoint.check_architecture(run, CFG)
+  assert checkpoint.find(run)[1] == 1
+  capsys.readouterr()
+  assert_same(_restored(run), random_state(1, seed=1))
+  out = capsys.readouterr().out
+  assert "checkpoints/2 is damaged and is left out" in out and said in out
+  assert list(checkpoint.folders(run)) == [1] and (run / damage.FOLDER / "2").is_dir()
+  saved(run, 2)  # the run comes to that step again
+  assert list(checkpoint.folders(run)) == [1, 2] and not manifest.faults(run / "checkpoints" / "2", full=True)
+
+
+def test_a_bit_that_no_size_tells_is_found_on_request(run):
+  name = _flip(run / "checkpoints" / "2")
+  assert not manifest.faults(run / "checkpoints" / "2")
+  (fault,) = manifest.faults(run / "checkpoints" / "2", full=True)
+  assert fault.endswith("has other bytes than were written") and name in fault
+  parts = [manifest.faults(run / "checkpoints" / "2", full=True, part=(i, 3)) for i in range(3)]  # of three processes
+  assert sum(parts, []) == [fault]
+
+
+def test_train_verify_leaves_out_what_has_other_bytes(run, capsys):
+  _flip(run / "checkpoints" / "2")
+  state = _restored(run, dataclasses.replace(CFG, train=keeping(5, verify=True)))
+  assert int(state.step) == 1 and "has other bytes" in capsys.readouterr().out
+
+
+def test_what_orbax_cannot_read_is_left_out_too(run, capsys):
+  for path in (run / "checkpoints" / "2" / "ema").rglob("manifest.ocdbt"):
+    path.write_bytes(bytes(path.stat().st_size))  # of the right size
+  assert int(_restored(run).step) == 1
+  assert "checkpoints/2 is damaged and is left out: " in capsys.readouterr().out
+
+
+def test_no_whole_checkpoint_is_an_error_and_no_new_start(run):
+  for step in (1, 2):
+    _truncate(run / "checkpoints" / str(step))
+  with pytest.raises(ValueError, match=r"none of the checkpoints of steps \[2, 1\] .* is whole"):
+    _restored(run)
+  assert list(checkpoint.folders(run)) == [1, 2]  # nothing is put aside
+  with pytest.raises(ValueError, match="no whole checkpoint"):
+    checkpoint.find(run)
+
+
+def test_a_checkpoint_from_before_manifests_is_restored(run):
+  folder = run / "checkpoints" / "2"
+  (folder / manifest.FILE).unlink()
+  shutil.rmtree(folder / "about")
+  metadata = folder / "_CHECKPOINT_METADATA"
+  said = json.loads(metadata.read_text())
+  del said["item_handlers"]["about"]
+  metadata.write_text(json.dumps(said))
+  assert not manifest.faults(folder, full=True) and not manifest.is_there(folder)
+  assert int(_restored(run).step) == 2
+  assert stored.about(folder) == {"libraries": {}, "figures": {}, "beside": {}}
+
+
+def test_a_newer_format_is_no_damage_but_an_error_that_says_so(run):
+  path = run / "checkpoints" / "2" / manifest.FILE
+  said = json.loads(path.read_text())
+  path.write_text(json.dumps(said | {"format": manifest.FORMAT + 1}))
+  with pytest.raises(ValueError, match=f"2 has format {manifest.FORMAT + 1}, and this program knows {manifest.FORMAT} and older"):
+    _restored(run)
+  assert list(checkpoint.folders(run)) == [1, 2]
+
+
+def test_reading_a_checkpoint_writes_nothing(run):
+  state = lambda: {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+  before = state()
+  checkpoint.restore_for_sampling(run)
+  checkpoint.restore_weights(run, raw=True)
+  assert state() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
+def test_a_read_only_folder_is_read_from(run):
+  folders = [run, *(path for path in run.rglob("*") if path.is_dir())]
+  for folder in folders:
+    folder.chmod(0o555)
+  try:
+    assert checkpoint.restore_for_sampling(run)[0] == CFG
+    with pytest.raises(PermissionError):
+      _restored(run)
+  finally:
+    for folder in folders:
+      folder.chmod(0o755)
