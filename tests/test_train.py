@@ -149,7 +149,7 @@ def _job(folder, *, stop_in=None, killed_in=None, seen=None, held_out=(), previe
 @pytest.fixture
 def compiled(monkeypatch):
   """Loops share one compiled step, and start from a state that needs no compiling."""
-  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, plan, measure, of_block: _adamw_step(CFG))
+  monkeypatch.setattr(loop, "make_train_step", lambda cfg, mesh, optimizer, *, plan, frozen, measure, of_block: _adamw_step(CFG))
   monkeypatch.setattr(loop, "init_state", lambda key, cfg, mesh, optimizer, weights: _state(mesh, optimizer))
 
 
