@@ -12,27 +12,29 @@ another. Stopped, or killed? Run it again: it goes on where it was. What was ski
 writes that as JSON, and --decode=N measures what a core probes and decodes, on N clips of each bucket.
 
 Batches are spread over all devices of the machine. For many machines, start --shard=0/8 to --shard=7/8 as jobs of their own on
-one shared folder; whichever writes the last shard finishes the data set. `launch.encode_ray` does the same on a Ray cluster.
+one shared folder; whichever writes the last shard finishes the data set. Or let a Ray cluster do it: --ray=auto --actors=8
+(pip install -r requirements-ray.txt); each actor has a device of its own, and one that dies is started again.
 """
 
+import functools
 import json
 import pathlib
 import signal
 import sys
+from collections.abc import Callable
 
-import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from launch import arguments
-from motif_jax import config as config_lib, mesh as meshes
-from motif_jax.config import BucketConfig, Config, MeshConfig
+from motif_jax import config as config_lib, encoding
+from motif_jax.config import BucketConfig, Config
 from motif_jax.data import buckets as buckets_lib, captions, encode, inventory, moments, videos
-from motif_jax.data.extract import Devices, Encoders
+from motif_jax.data.extract import Encoders
 from motif_jax.data.inventory import Inventory
 from motif_jax.data.progress import Clock
 from motif_jax.data.survey import Survey, survey
-from motif_jax.encoders import registry
+from motif_jax.encoding import Setting
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "A file in configs/; names the encoders.")
@@ -54,6 +56,8 @@ flags.DEFINE_integer("clips_per_shard", encode.CLIPS_PER_SHARD, "Clips per file,
                      "is stopped loses at most one file's work.", lower_bound=1)
 flags.DEFINE_integer("readers", 4, "Processes that decode videos.", lower_bound=1)
 flags.DEFINE_float("limit", 300, "Seconds that decoding a clip may take, twice; then it is skipped.", lower_bound=0)
+flags.DEFINE_string("ray", "", "Address of a Ray cluster that does the work, such as auto; local: one on this machine.")
+flags.DEFINE_integer("actors", 1, "With --ray: its actors, with one device and --readers processes each.", lower_bound=1)
 flags.DEFINE_string("shard", "0/1", "I/N: this is job I of N, from 0 on, which takes every Nth file.")
 
 
@@ -63,21 +67,19 @@ def main(argv) -> None:
   try:
     arguments.check_no_others(argv)
     job, cfg = job_of(FLAGS.shard), config_lib.from_config_dict(FLAGS.config)
+    setting = Setting(cfg, FLAGS.source, FLAGS.output, FLAGS.batch_size, FLAGS.batch_pixels * 1e6, FLAGS.readers, FLAGS.limit)
     if FLAGS.dry_run:
-      return print(look(cfg).table())
+      return print(look(setting).table())
     if not FLAGS.output:
       raise ValueError("--output is missing, the folder of the data set; or write --dry_run.")
-    mesh = meshes.make_mesh(cfg.mesh) if jax.device_count() > 1 else meshes.make_mesh(MeshConfig(1, 1, 1))
-    with jax.set_mesh(mesh):
-      encoders = encoders_of(cfg, mesh=mesh)
-      found = find(cfg, encoders, clock)
-      report = encode.encode(FLAGS.source, found, FLAGS.output, encoders, devices_of(mesh), decoders=FLAGS.readers,
-                             limit=FLAGS.limit, clips_per_shard=FLAGS.clips_per_shard, job=job, clock=clock)
+    encoders, write = setting.encoders(), functools.partial(writer_of(FLAGS.ray), setting, clock=clock)
+    report = encode.encode(FLAGS.source, find(cfg, encoders, clock), FLAGS.output, encoders, write, job=job,
+                           clips_per_shard=FLAGS.clips_per_shard)
   except ValueError as e:
     sys.exit(f"error: {e}")
   except KeyboardInterrupt:
     sys.exit("interrupted: finished files are kept; run the same command again to go on.")
-  print(clock.table(devices=mesh.devices.size))
+  print(clock.table())
   if report:
     print(report.table())
     print(f"data set: {FLAGS.output}")
@@ -89,6 +91,17 @@ def job_of(text: str) -> tuple[int, int]:
   if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
     raise ValueError(f"--shard={text} is not I/N with I from 0 to N - 1, such as 0/8.")
   return int(index), int(count)
+
+
+def writer_of(address: str) -> Callable:
+  """What writes shards: this process, or actors on Ray."""
+  if not address:
+    return encoding.write
+  try:
+    from motif_jax import encoding_ray  # an extra, see requirements-ray.txt
+  except ImportError as e:
+    raise ValueError(f"--ray={address} needs Ray, which is not installed here ({e}): pip install -r requirements-ray.txt.") from e
+  return functools.partial(encoding_ray.write, address=address, actors=FLAGS.actors)
 
 
 def find(cfg: Config, encoders: Encoders, clock: Clock) -> Survey:
@@ -115,9 +128,9 @@ def columns_of(pairs: list[str]) -> dict[str, str]:
   return columns
 
 
-def look(cfg: Config) -> Inventory:
+def look(setting: Setting) -> Inventory:
   """What would be encoded; also in the file --inventory."""
-  encoders, clock = encoders_of(cfg, load=False), Clock()
+  cfg, encoders, clock = setting.cfg, setting.encoders(), Clock()
   found = find(cfg, encoders, clock)
   made = inventory.inventory(found, buckets_of(cfg), spec=encoders.spec, patch=cfg.model.patch, seconds=clock.seconds["probe"])
   if FLAGS.decode:
@@ -125,22 +138,6 @@ def look(cfg: Config) -> Inventory:
   if FLAGS.inventory:
     pathlib.Path(FLAGS.inventory).write_text(json.dumps(made.to_dict(), indent=1))
   return made
-
-
-def encoders_of(cfg: Config, **options) -> Encoders:
-  """The encoders of the config; `options` as of `registry.of_data`."""
-  return Encoders(*registry.of_data(cfg, **options), log_variance=cfg.encoders.log_variance)
-
-
-def devices_of(mesh) -> Devices:
-  """Batches spread over the devices of `mesh`, of as many clips as the flags say."""
-  count = meshes.degree(mesh, "batch")
-
-  def rows(bucket):
-    fitting = int(FLAGS.batch_pixels * 1e6 // buckets_lib.volume(bucket))
-    return count * max(1, min(FLAGS.batch_size, fitting))
-
-  return Devices(jax.jit, place=lambda x: jax.device_put(x, meshes.batch_sharding(mesh)), rows=rows)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ LAYERS = (
     ("model/lora",),
     ("weights/*",),
     ("encoders/registry",),
+    ("encoding", "encoding_ray"),
     ("train/state", "train/optimizer", "train/losses", "train/metrics", "train/telemetry", "train/guard", "sample", "stepwise",
      "budget/*"),
     ("train/step", "train/checkpoint", "train/saved_config", "train/manifest", "train/retention", "train/stored", "train/damage",
@@ -66,6 +67,7 @@ HOMES = {
     "safetensors": ("motif_jax/weights/*",),
     "matplotlib": ("motif_jax/evaluate/plots",),
     "tokenizers": ("motif_jax/encoders/tokenizer",),
+    "ray": ("motif_jax/encoding_ray",),
     "tokamax": ("motif_jax/model/attention",),
     "absl": ("launch/*", "motif_jax/train/*"),
 }

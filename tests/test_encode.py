@@ -1,5 +1,7 @@
 """Bulk encoding: a folder of real files becomes a whole data set, or says what is wrong; an interruption changes nothing."""
 
+import contextlib
+import functools
 import json
 import os
 import re
@@ -14,7 +16,7 @@ from PIL import Image
 from configs import base
 from motif_jax import config as config_lib
 from motif_jax.config import BucketConfig
-from motif_jax.data import buckets, captions, dataset, encode, extract, pipeline, progress, survey, videos
+from motif_jax.data import buckets, captions, dataset, encode, extract, pipeline, progress, shards, survey, videos
 from tests import small_data
 
 VIDEO, IMAGE = small_data.VIDEO, small_data.IMAGE
@@ -54,9 +56,17 @@ def folder(tmp_path_factory):
 def run(source, output, **options):
   options = dict(clips_per_shard=4, say=lambda _: None) | options
   rows = options.pop("rows", 2)
-  devices = extract.Devices(jit=options.pop("jit", lambda f: f), place=lambda x: x, rows=lambda _: rows)
-  found = survey.survey(source, options.pop("buckets", BUCKETS))
-  return encode.encode(source, found, output, options.pop("encoders", ENCODERS), devices, **options)
+  devices = extract.Devices(jit=options.pop("jit", lambda f: f), place=options.pop("place", lambda x: x), rows=lambda _: rows)
+  found, encoders = survey.survey(source, options.pop("buckets", BUCKETS)), options.pop("encoders", ENCODERS)
+  stage = shards.Stage(source, output, encoders, devices, decoders=options.pop("decoders", 0), limit=60)
+  with contextlib.closing(stage):
+    return encode.encode(source, found, output, encoders, functools.partial(write, stage, output), **options)
+
+
+def write(stage, output, missing, made):
+  for shard, after in zip(missing, [*missing[1:], None]):
+    if shards.Note.of(shard, output) is None:
+      stage.write(shard, after=after, made=made)
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ import pytest
 
 from motif_jax import mesh as meshes
 from motif_jax.config import MeshConfig
-from motif_jax.data import clip as clips, dataset, encode, extract, progress, reader, survey, videos, worker
+from motif_jax.data import clip as clips, dataset, extract, progress, reader, videos, worker
 from motif_jax.encoders.block_dct import BlockDCT
 from motif_jax.encoders.gradients import Gradients
 from tests import broken_decoder, small_data
-from tests.test_encode import BUCKETS, VIDEO, clip, contents, folder, run, undisturbed  # noqa: F401, the fixtures too
+from tests.test_encode import VIDEO, clip, contents, folder, run, undisturbed  # noqa: F401, the fixtures too
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_jobs_with_different_plans_are_kept_apart(folder, tmp_path):
 
 
 def test_batches_lie_over_all_devices_and_no_record_changes(folder, tmp_path):
-  encoders, found = extract.Encoders(BlockDCT(), small_data.Text(), Gradients()), survey.survey(folder, BUCKETS)
+  encoders = extract.Encoders(BlockDCT(), small_data.Text(), Gradients())
   mesh, spread = meshes.make_mesh(MeshConfig(-1, 1, 1)), set()
 
   def place(array):
@@ -107,7 +107,7 @@ def test_batches_lie_over_all_devices_and_no_record_changes(folder, tmp_path):
     return placed
 
   for name, put, rows in (("one", lambda x: x, 3), ("all", place, 8)):
-    encode.encode(folder, found, tmp_path / name, encoders, extract.Devices(jax.jit, put, lambda _: rows), say=lambda _: None)
+    run(folder, tmp_path / name, encoders=encoders, jit=jax.jit, place=put, rows=rows)
   assert mesh.devices.size == 8 and spread == {(8, 1), (32, 4)}  # clips, and their four stills
   for alone, together in zip(*(dataset.open_dataset(tmp_path / name).sources for name in ("one", "all"))):
     for i in range(len(alone)):

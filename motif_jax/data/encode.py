@@ -11,7 +11,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import dataset as dataset_lib
 from motif_jax.data import videos
 from motif_jax.data.clip import Skip, counted
-from motif_jax.data.extract import Devices, Encoders
-from motif_jax.data.progress import Clock, Progress
-from motif_jax.data.shards import Note, Shard, Stage, cut, empty_file, fingerprint
+from motif_jax.data.extract import Encoders
+from motif_jax.data.progress import Progress
+from motif_jax.data.shards import Note, Shard, cut, empty_file, fingerprint
 from motif_jax.data.survey import Survey
 
 CLIPS_PER_SHARD = 256
@@ -68,13 +68,14 @@ class Plan:
     return Report(content["records"], tuple(Skip(**skip) for skip in content["skipped"]))
 
 
-def encode(source, found: Survey, output, encoders: Encoders, devices: Devices, *, clips_per_shard: int = CLIPS_PER_SHARD,
-           decoders: int = 0, limit: float = 300.0, job: tuple[int, int] = (0, 1), clock: Clock | None = None,
+def encode(source, found: Survey, output, encoders: Encoders, write: Callable[[Sequence[Shard], Callable[[int], None]], None], *,
+           clips_per_shard: int = CLIPS_PER_SHARD, job: tuple[int, int] = (0, 1),
            say: Callable[[str], None] = print) -> Report | None:
   """The `Report` of making a data set in `output` of what was `found` in `source`; None where other jobs have work left.
 
   `job` (i, n): this is job i of n, which takes every nth shard; the one that finds all shards there finishes the data set.
-  `devices`, `decoders`, `limit` as of `shards.Stage`; `clock` is told where the time went.
+  `encoders`: their names and sizes alone.  `write` has a `shards.Stage` write the shards it is given, each unless it is there,
+  and tells its second argument of clips that are done.
   Raises a ValueError, and leaves nothing that looks whole, where no clip can be used or `output` holds another data set.
   """
   todo = plan(source, found, output, encoders, clips_per_shard=clips_per_shard)
@@ -88,17 +89,11 @@ def encode(source, found: Survey, output, encoders: Encoders, devices: Devices, 
   progress = Progress(count(mine), say)
   progress.kept(count(mine) - count(missing))
   if missing:
-    with Stage(source, output, encoders, devices, decoders=decoders, limit=limit) as stage:
-      try:
-        for shard, after in zip(missing, [*missing[1:], None]):
-          if Note.of(shard, todo.output) is None:  # another job may have been given the same
-            stage.write(shard, after=after, made=progress.made)
-      except FileNotFoundError:
-        if not todo.whole():  # or else a job that was given the same has finished the data set, and cleared up
-          raise
-      finally:
-        if clock:
-          clock.merge(stage.clock)
+    try:
+      write(missing, progress.made)
+    except FileNotFoundError:
+      if not todo.whole():  # or else a job that was given the same has finished the data set, and cleared up
+        raise
   return finish(todo, encoders, say=say)
 
 

@@ -14,7 +14,7 @@ PHASES = {"probe": "job", "decode": "core", "waiting for clips": "job", "codec":
 
 
 class Clock:
-  """Seconds and clips by phase, from any thread."""
+  """Seconds and clips by phase, from any thread; those of all cores, or devices, in sum where `merge` brought them together."""
 
   def __init__(self, seconds: dict[str, float] | None = None, clips: dict[str, int] | None = None):
     self.seconds, self.clips = collections.Counter(seconds), collections.Counter(clips)
@@ -36,22 +36,31 @@ class Clock:
       self.seconds[name] += seconds
       self.clips[name] += clips
 
-  def merge(self, other: "Clock") -> None:
-    """Counts what another job spent."""
+  def merge(self, other: "Clock", devices: int) -> None:
+    """Counts what a process with that many devices spent."""
+    times = {name: devices if per == "device" else 1 for name, per in PHASES.items()}
     with self._lock:
-      self.seconds.update(other.seconds)
+      self.seconds.update({name: seconds * times[name] for name, seconds in other.seconds.items()})
       self.clips.update(other.clips)
+
+  def taken(self) -> "Clock":
+    """What was counted, from which this starts again."""
+    with self._lock:
+      taken = Clock(self.seconds, self.clips)
+      self.seconds.clear()
+      self.clips.clear()
+    return taken
 
   def __reduce__(self):
     return Clock, (dict(self.seconds), dict(self.clips))
 
-  def table(self, *, devices: int = 1) -> str:
-    """A line per phase: seconds, clips, and clips a second of one core or of one of a job's `devices`."""
+  def table(self) -> str:
+    """A line per phase: seconds, clips, and clips a second of one core, one device or one job."""
     lines = [f"{'phase':<18}{'seconds':>10}{'clips':>9}{'clips/s':>10}"]
     for name, per in PHASES.items():
       if name in self.seconds:
         seconds, clips = self.seconds[name], self.clips[name]
-        rate = f"{clips / seconds / (devices if per == 'device' else 1):10.1f} a {per}" if clips and seconds else f"{'':10}"
+        rate = f"{clips / seconds:10.1f} a {per}" if clips and seconds else ""
         lines.append(f"{name:<18}{seconds:10.2f}{clips or '':>9}{rate}")
     return "\n".join(lines)
 

@@ -60,7 +60,7 @@ class Note:
 
 
 class Stage:
-  """Writes shards.  Use it in a `with`: decoders are processes of their own.
+  """Writes shards.  Close it after use: decoders are processes of their own.
 
   `decoders` and `limit` as of `Reader`.
   """
@@ -71,10 +71,8 @@ class Stage:
     self._extractor = Extractor(encoders, devices, clock=self.clock)
     self._reader = Reader(source, decoders=decoders, limit=limit, clock=self.clock)
 
-  def __enter__(self) -> "Stage":
-    return self
-
-  def __exit__(self, *error) -> None:
+  def close(self) -> None:
+    """Ends the decoders."""
     self._reader.close()
 
   def write(self, shard: Shard, *, after: Shard | None = None, made: Callable[[int], None] = lambda clips: None) -> Note:
