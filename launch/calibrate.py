@@ -18,7 +18,7 @@ import jax
 from launch import arguments, model
 from motif_jax import sample
 from motif_jax.data import buckets, videos
-from motif_jax.evaluate import calibration, shapes
+from motif_jax.evaluate import calibration, shapes, subject as subjects
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -53,7 +53,7 @@ def main(argv=None) -> None:
   with jax.set_mesh(found.mesh):
     print(f"exact walks of {len(seen.prompts)} prompts", flush=True)
     schedules = calibration.schedules(seen, speedups, order=args.order)
-    exact = calibration.latents(fresh)
+    exact = subjects.latents(fresh)
     for schedule in schedules:
       said = dict(holds_for=how, **schedule, error=calibration.errors(fresh, schedule, exact), measured_on=found.source)
       file = output / f"cache-{schedule['speedup']:g}x.json"
@@ -75,7 +75,7 @@ def prepare(args: argparse.Namespace):
   cfg = dataclasses.replace(cfg, sample=dataclasses.replace(cfg.sample, bucket=bucket))
   codec, text = sample.encoders_of(cfg, found.mesh)
   half = len(prompts) // 2
-  subject = calibration.Subject(found.params, cfg, codec, text, prompts[:half], jax.random.key(args.seed), args.batch)
+  subject = subjects.Subject(found.params, cfg, codec, text, prompts[:half], jax.random.key(args.seed), args.batch)
   judge = (lambda frames: shapes.score(frames, clips[half:])) if clips else None
   fresh = subject._replace(prompts=prompts[half:], key=jax.random.key(args.seed + 1), judge=judge)
   sample.latent_grid(cfg, codec, bucket)
