@@ -51,13 +51,13 @@ def test_a_batch_holds_its_records_in_the_promised_shapes(opened):
   for bucket, batch in take(4, small_data.config(), opened):
     spec = small_data.SPECS[bucket]
     shapes = {name: (array.shape, array.dtype) for name, array in batch.items()}
-    f32 = np.dtype(np.float32)
-    assert shapes == dict(latents=((4, *spec.grid, 5), f32), first_frame=((4, 4, *spec.grid[1:], 5), f32),
-                          teacher=((4, spec.grid[0], 2, 4, 9), f32), text=((4, 6, 7), f32), text_mask=((4, 6), np.dtype(bool)))
+    f16 = np.dtype(np.float16)
+    assert shapes == dict(latents=((4, *spec.grid, 5), f16), first_frame=((4, 4, *spec.grid[1:], 5), f16),
+                          teacher=((4, spec.grid[0], 2, 4, 9), f16), text=((4, 6, 7), f16), text_mask=((4, 6), np.dtype(bool)))
     for row, number in enumerate(numbers(batch)):
       record = small_data.record(bucket, number)
       for name in ("latents", "first_frame", "teacher"):
-        np.testing.assert_array_equal(batch[name][row], record[name].astype(np.float32))
+        np.testing.assert_array_equal(batch[name][row], record[name])
 
 
 @ORDERS
@@ -194,7 +194,7 @@ def test_text_is_padded_or_cut_on_the_right(opened, captions, name, tokens):
   cfg = small_data.config(caption_drop=0.0, captions=captions, text_tokens=tokens)
   (bucket, batch), = take(1, cfg, opened)
   for row, number in enumerate(numbers(batch)):
-    text = small_data.record(bucket, number)[name].astype(np.float32)[:tokens]
+    text = small_data.record(bucket, number)[name][:tokens]
     np.testing.assert_array_equal(batch["text"][row, :len(text)], text)
     assert (batch["text"][row, len(text):] == 0).all()
     assert batch["text_mask"][row].tolist() == [True] * len(text) + [False] * (tokens - len(text))

@@ -37,7 +37,11 @@ class ArrayRecordSource:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict:
-    return self.decode(self._records[index])
+    return self.decode(self.content(index))
+
+  def content(self, index: int) -> bytes:
+    """The bytes of a record, read alone."""
+    return self._records[index]
 
   def decode(self, content: bytes) -> dict:
     """The record that was written as `content`."""

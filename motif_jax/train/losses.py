@@ -59,6 +59,7 @@ def objective(params: dict, cfg: Config, batch: dict, draws: Draws, plan: tuple[
               of_block: Callable | None = None) -> tuple[Array, dict]:
   """The loss () that training descends, and its parts per sample: loss (B,) of the velocity, with a tap alignment (B,), and with
   `of_block` what it measures of each block, blocks: kind -> {name: (B, blocks)}."""
+  batch = {name: x if x.dtype == bool else x.astype(jnp.float32) for name, x in batch.items()}  # records are float16
   latents = batch["latents"]
   noisy = path.interpolate(latents, draws.noise, draws.t)
   inputs = network_input(noisy, batch["first_frame"], draws.t, draws.conditioned)
