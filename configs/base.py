@@ -69,7 +69,13 @@ def get_config() -> ConfigDict:
       text_tokens=512,
   ))
   c.optimizer = ConfigDict(dict(
-      kind="adamw", rate=1e-4, warmup=1000, decay="constant", betas=(0.9, 0.95), weight_decay=0.01, clip=1.0, ema=0.9999,
+      kind="adamw", rate=1e-4, warmup=1000, betas=(0.9, 0.95), weight_decay=0.01, clip=1.0,
+      decay="constant",  # "cosine", "linear", "sqrt": down to 0, over the last `decay_share` of the steps
+      decay_share=1.0,  # 0.2: constant, then down in the last fifth ("warm-up, stable, decay")
+      rates=(),  # by path, such as (("single/cross/.*", 0.1), ("time_embed/.*", 0.0)); 0.0: frozen
+      undecayed=(),  # kernels without weight decay, such as (".*/modulation/kernel",)
+      average="constant",  # "power": over a fixed share of the run so far, as wide as `ema_width` says
+      ema=0.9999, ema_width=0.1,
   ))
   c.mesh = ConfigDict(dict(data=-1, fsdp=1, sequence=1))  # -1: all devices that the others leave
   c.train = ConfigDict(dict(
@@ -81,6 +87,7 @@ def get_config() -> ConfigDict:
       verify=False,  # before going on from a checkpoint look at every byte of it, and not only at the sizes of its files
       skips_in_row=5, rollbacks=3,  # batches without a finite loss; returns to the newest checkpoint that they may cause
       stall_seconds=600.0,  # no step finished for so long: print all stacks and end, to be started again; 0: wait for ever
+      judge=0,  # held-out prompts scored every `sample_every` steps, where the data are the moving shapes
       telemetry_every=100,  # such steps tell more of themselves (docs/telemetry.md), in a second compiled program; 0: none
   ))
   c.sample = ConfigDict(dict(

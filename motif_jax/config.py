@@ -164,11 +164,16 @@ class OptimizerConfig:
   kind: str  # a key of `train.optimizer.OPTIMIZERS`
   rate: float
   warmup: int  # steps of linear warm-up
-  decay: str  # after warm-up: "constant", "cosine", "linear" (both down to 0)
+  decay: str  # after warm-up, a key of `train.optimizer.DECAYS`
+  decay_share: float  # of the steps, the last ones: before, the rate is constant
   betas: tuple[float, float]
   weight_decay: float
   clip: float  # global norm of the gradient
-  ema: float  # decay of the exponential moving average of the parameters
+  rates: tuple[tuple[str, float], ...]  # (regular expression for whole paths of parameters, factor of their rate); 0: frozen
+  undecayed: tuple[str, ...]  # regular expressions for paths of kernels without weight decay
+  average: str  # of the parameters, a key of `train.average.DECAYS`
+  ema: float  # decay of the "constant" average
+  ema_width: float  # of the "power" average, relative to the length of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +192,7 @@ class TrainConfig:
   log_every: int
   validate_every: int
   validation_batches: int
+  judge: int  # held-out prompts whose samples are scored every `sample_every` steps, on the shapes data; 0: none
   telemetry_every: int  # steps that also measure gradients by group, blocks and more (train/telemetry.py); 0: none
   sample_every: int
   save_every: int

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 
 # The names that a config may use, by key.  The dicts that give them meaning stand in files that import this one, so the names are
 # repeated here; a test holds the two together.
@@ -17,7 +18,8 @@ CHOICES = {
     "route.policy": ("random", "strided"),
     "data.order": ("random", "shards"),
     "optimizer.kind": ("adamw", "muon"),
-    "optimizer.decay": ("constant", "cosine", "linear"),
+    "optimizer.decay": ("constant", "cosine", "linear", "sqrt"),
+    "optimizer.average": ("constant", "power"),
     "train.best_is": ("lowest", "highest"),
     "sample.sampler": ("euler", "heun", "unipc", "dpmpp"),
     "sample.guidance.rule": ("classifier_free", "projected"),
@@ -35,8 +37,8 @@ POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "o
             "sample.image_shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
                 "adapter.rank", "adapter.alpha", "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay",
-                "train.keep_every", "train.keep_best", "train.stall_seconds", "train.rollbacks", "train.telemetry_every",
-                "sample.guidance.threshold", "sample.guidance.momentum")
+                "train.keep_every", "train.keep_best", "train.stall_seconds", "train.rollbacks", "train.judge",
+                "train.telemetry_every", "sample.guidance.threshold", "sample.guidance.momentum")
 SHARES = ("data.caption_drop", "data.image_to_video", "data.validation", "data.lost_records", "sample.guidance.rescale")
 
 
@@ -118,8 +120,36 @@ def _check_recipe(cfg) -> list[str]:
     near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - parts))[:2]
     wrong.append(f"data.batch_size {batch} does not divide into train.accumulate = {parts} microbatches; the nearest batch sizes "
                  f"that do: {_nearest(batch, parts)}; the nearest train.accumulate: {', '.join(map(str, sorted(near)))}.")
-  if not 0 <= cfg.optimizer.ema < 1:
-    wrong.append(f"optimizer.ema is {cfg.optimizer.ema}, expected a decay in [0, 1).")
+  return wrong + _check_optimizer(cfg.optimizer) + _check_run(cfg)
+
+
+def _check_optimizer(optimizer) -> list[str]:
+  wrong = []
+  if not 0 <= optimizer.ema < 1:
+    wrong.append(f"optimizer.ema is {optimizer.ema}, expected a decay in [0, 1).")
+  if not 0 < optimizer.ema_width < 12**-0.5:
+    wrong.append(f"optimizer.ema_width is {optimizer.ema_width}, expected a share of the run in (0, 0.288), where a flat "
+                 "average of the whole run is 0.289; 0.05 to 0.15 is usual.")
+  if not 0 < optimizer.decay_share <= 1:
+    wrong.append(f"optimizer.decay_share is {optimizer.decay_share}, expected a share of the steps in (0, 1]; decay='constant' "
+                 "switches the decay off.")
+  for name, patterns in (("rates", [pattern for pattern, _ in optimizer.rates]), ("undecayed", optimizer.undecayed)):
+    wrong += [f"optimizer.{name}: {pattern!r} is no regular expression." for pattern in patterns if not _compiles(pattern)]
+  wrong += [f"optimizer.rates: the factor of {pattern!r} is {factor}, expected 0 (frozen) or more."
+            for pattern, factor in optimizer.rates if factor < 0]
+  return wrong
+
+
+def _compiles(pattern) -> bool:
+  try:
+    re.compile(pattern)
+  except re.error:
+    return False
+  return True
+
+
+def _check_run(cfg) -> list[str]:
+  wrong = []
   if cfg.train.keep_best and cfg.train.best_by.startswith("validation/") and not cfg.data.validation:
     wrong.append(f"train.keep_best is {cfg.train.keep_best}, by {cfg.train.best_by}, but data.validation 0 holds nothing out.")
   sizes = dataclasses.astuple(cfg.mesh)

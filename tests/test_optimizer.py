@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from motif_jax import sharding
 from motif_jax.config import OptimizerConfig
 from motif_jax.train import optimizer as optimizers
 
 CONFIG = OptimizerConfig(kind="adamw", rate=0.5, warmup=4, decay="constant", betas=(0.9, 0.95), weight_decay=0.0, clip=1e9,
-                         ema=0.9)
+                         decay_share=1.0, rates=(), undecayed=(), average="constant", ema=0.9, ema_width=0.1)
 LAYERS, WIDTH, HEADS, HEAD = 3, 12, 2, 5
 
 
@@ -94,6 +95,43 @@ def test_muon_leaves_the_rest_to_adamw():
           for (path, a), (_, b) in zip(jax.tree.leaves_with_path(muon), jax.tree.leaves_with_path(adamw))}
   assert {path for path, equal in same.items() if not equal} == {
       "model/single/attention/query/kernel", "model/single/attention/out/kernel", "model/single/mlp/up/kernel"}
+
+
+def test_the_rate_stays_until_the_last_share_of_the_steps():
+  rate = lambda step: float(optimizers.rate(step, _change(decay="linear", decay_share=0.25), steps=104))
+  np.testing.assert_allclose([rate(s) for s in (1, 4, 50, 78, 91, 104)], [0.25, 0.5, 0.5, 0.5, 0.25, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", optimizers.OPTIMIZERS)
+def test_rates_by_path_scale_what_moves_and_zero_freezes(kind):
+  gradients = _params()
+  plain = _change(kind=kind, warmup=0, weight_decay=0.1)
+  rates = (("single/attention/(query|out)/kernel", 0.5), ("video_embed/.*", 0.0))
+  before, after = (dict(sharding.paths_of(_first_update(cfg, gradients))) for cfg in (plain, dataclasses.replace(plain, rates=rates)))
+  factors = {"model/single/attention/query/kernel": 0.5, "model/single/attention/out/kernel": 0.5, "model/video_embed/kernel": 0.0,
+             "model/video_embed/bias": 0.0}
+  for path, update in before.items():
+    assert np.abs(update).max() > 0
+    np.testing.assert_allclose(after[path], factors.get(path, 1.0) * update, rtol=1e-5, atol=1e-7, err_msg=path)
+
+
+@pytest.mark.parametrize("kind", optimizers.OPTIMIZERS)
+def test_kernels_can_be_left_without_decay(kind):
+  cfg = _change(kind=kind, weight_decay=0.1, warmup=0, undecayed=(".*/modulation/kernel", "single/mlp/.*"))
+  updates = dict(sharding.paths_of(_first_update(cfg, jax.tree.map(jnp.zeros_like, _params()))))
+  assert {path for path, update in updates.items() if np.any(update)} == {
+      "model/single/attention/query/kernel", "model/single/attention/out/kernel", "model/video_embed/kernel",
+      "projector/first/kernel"}
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(rates=(("singel/.*", 0.5),)), "optimizer.rates: 'singel/.*' fits no parameter, as .* is one"),
+    (dict(rates=(("single/.*", 0.5), (".*/bias", 2.0))), "'single/.*' and '.*/bias' both fit single/attention/query/bias"),
+    (dict(undecayed=("video_embed/bias",)), "optimizer.undecayed: 'video_embed/bias' fits no kernel"),
+])
+def test_patterns_that_fit_nothing_or_twice_are_errors(change, said):
+  with pytest.raises(ValueError, match=said):
+    optimizers.make_optimizer(_change(**change), steps=1).init(_params())
 
 
 def test_wrong_name_prints_the_known_ones():

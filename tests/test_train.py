@@ -22,7 +22,7 @@ from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.train import checkpoint, evaluate, loop, metrics
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state
-from motif_jax.train.step import make_train_step, moved_average, plan_at
+from motif_jax.train.step import make_train_step, plan_at
 from tests import tiny
 from tests.sensitive import sensitive
 
@@ -241,13 +241,6 @@ def test_alignment_and_routing_end_at_their_last_step(part, mark):
   assert [marked(change(last_step=3), step) for step in (0, 2, 3, 10)] == [True, True, False, False]
   assert marked(CFG, 10**6)
   assert not marked(change(**{"alignment": {"weight": 0.0}, "route": {"keep": 1.0}}[part]), 0)
-
-
-def test_the_moving_average_forgets_the_start_and_then_decays_as_told():
-  average = {"w": jnp.array([4.0])}
-  at = lambda step: float(moved_average(average, {"w": jnp.array([1.0])}, jnp.array(step), 0.9)["w"][0])
-  assert at(0) == pytest.approx(0.1 * 4 + 0.9)
-  assert at(10**6) == pytest.approx(0.9 * 4 + 0.1)
 
 
 @pytest.mark.parametrize("change, said", [

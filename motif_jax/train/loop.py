@@ -63,11 +63,13 @@ def prepare(cfg: Config, workdir: str) -> Job:
   datasets.check_encoders(dataset.meta, cfg, encoders=registry.announced(cfg.encoders))
   for part in dataset.meta.parts:
     check_bucket(cfg, mesh, buckets.name(part.bucket), part.spec.grid)
+  optimizer = make_optimizer(cfg.optimizer, steps=cfg.train.steps)
+  abstract_state(cfg, optimizer)  # raises where a pattern of the optimizer fits no parameter
   index, count = meshes.batch_share(mesh)
   lost: dict[str, str] = {}
   share = dict(process_index=index, process_count=count)
   return Job(
-      cfg, workdir, mesh, make_optimizer(cfg.optimizer, steps=cfg.train.steps),
+      cfg, workdir, mesh, optimizer,
       batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, patch=cfg.model.patch,
                                             lost=lost, **share),
       lost=lost,

@@ -1,5 +1,6 @@
 """The optimizers: AdamW, and Muon for the matrices of the blocks, behind one learning-rate schedule and one clipping."""
 
+from collections.abc import Sequence
 import math
 import re
 
@@ -25,21 +26,37 @@ DECAYS = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1 + jnp.cos(math.pi * progress)),
+    "sqrt": lambda progress: 1.0 - jnp.sqrt(progress),  # Haegele et al. (arXiv 2405.18392) find it best after a constant rate
 }
 
 
 def make_optimizer(cfg: OptimizerConfig, *, steps: int) -> optax.GradientTransformation:
-  """The gradient transformation of `cfg` for a run of `steps`: clip to a global norm, then the optimizer of that kind."""
+  """The gradient transformation of `cfg` for a run of `steps`: clip to a global norm, then the optimizer of that kind.
+
+  Its `init` raises ValueError where a pattern of `cfg` fits no parameter, or two fit one.
+  """
   if cfg.kind not in OPTIMIZERS:
     raise ValueError(f"optimizer.kind is {cfg.kind!r}; known optimizers: {', '.join(OPTIMIZERS)}.")
   kind = OPTIMIZERS[cfg.kind](cfg, lambda step: rate(step, cfg, steps=steps))
-  return optax.chain(_scoped("clip", optax.clip_by_global_norm(cfg.clip)), kind)
+  # A part of the chain is a part of every checkpoint, so there is none for what is not asked for.
+  rescaled = [_scale_by_path(cfg.rates)] if cfg.rates else []
+  chain = optax.chain(_scoped("clip", optax.clip_by_global_norm(cfg.clip)), kind, *rescaled)
+
+  def init(params):
+    check_patterns(cfg, params)
+    return chain.init(params)
+
+  return optax.GradientTransformationExtraArgs(init, chain.update)
 
 
 def rate(step, cfg: OptimizerConfig, *, steps: int):
-  """The learning rate at `step`: a linear warm-up that ends at cfg.rate, then `cfg.decay` down to 0 at `steps`."""
+  """The learning rate at `step`: a linear warm-up that ends at cfg.rate, then `cfg.decay` down to 0 at `steps`.
+
+  The decay takes the last `cfg.decay_share` of the steps, less the warm-up where they meet.
+  """
   warmup = jnp.minimum((step + 1) / max(cfg.warmup, 1), 1.0)  # + 1: the first step is not lost
-  progress = jnp.clip((step - cfg.warmup) / max(steps - cfg.warmup, 1), 0.0, 1.0)
+  start = max(cfg.warmup, round((1 - cfg.decay_share) * steps))
+  progress = jnp.clip((step - start) / max(steps - start, 1), 0.0, 1.0)
   return cfg.rate * warmup * DECAYS[cfg.decay](progress)
 
 
@@ -52,7 +69,8 @@ def restarted(opt_state):
 
 def adamw(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
   """AdamW; weight decay on kernels only."""
-  return _scoped("adamw", optax.adamw(schedule, *cfg.betas, weight_decay=cfg.weight_decay, mask=decayed))
+  return _scoped("adamw", optax.adamw(schedule, *cfg.betas, weight_decay=cfg.weight_decay,
+                                      mask=lambda params: decayed(params, cfg.undecayed)))
 
 
 def muon(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
@@ -60,16 +78,42 @@ def muon(cfg: OptimizerConfig, schedule) -> optax.GradientTransformation:
   matrices = optax.chain(
       optax.contrib.scale_by_muon(beta=MUON_MOMENTUM, weight_dimension_numbers=matrix_axes),
       _scale_to_rms(MUON_RMS),
-      optax.add_decayed_weights(cfg.weight_decay),
+      optax.add_decayed_weights(cfg.weight_decay, (lambda params: decayed(params, cfg.undecayed)) if cfg.undecayed else None),
       optax.scale_by_learning_rate(schedule),
   )
   kinds = lambda params: _map_paths(lambda path, x: "muon" if _axes_of(path) else "adamw", params)
   return optax.partition({"muon": _scoped("muon", matrices), "adamw": adamw(cfg, schedule)}, kinds)
 
 
-def decayed(params):
-  """True for the leaves that weight decay acts on: kernels, not biases and not the scales of norms."""
-  return _map_paths(lambda path, x: path.endswith("/kernel"), params)
+def decayed(params, undecayed: Sequence[str] = ()):
+  """True for the leaves that weight decay acts on: kernels, not biases, not scales of norms, and none that `undecayed` fits."""
+  return _map_paths(lambda path, x: path.endswith("/kernel") and not _hits(undecayed, path), params)
+
+
+def check_patterns(cfg: OptimizerConfig, params) -> None:
+  """Raises ValueError for patterns of `cfg` that fit none of `params` (abstract or not), and for two rates of one parameter."""
+  paths = [sharding.parameter_name(path) for path, _ in sharding.paths_of(params)]
+  rates = [pattern for pattern, _ in cfg.rates]
+  kernels = [path for path in paths if path.endswith("/kernel")]
+  asked = (("rates", rates, "parameter", paths), ("undecayed", cfg.undecayed, "kernel", kernels))
+  wrong = [f"optimizer.{name}: {pattern!r} fits no {what}, as {known[len(known) // 2]} is one."
+           for name, patterns, what, known in asked for pattern in patterns if not any(_hits([pattern], path) for path in known)]
+  twice = {path: hits for path in paths if len(hits := _hits(rates, path)) > 1}
+  wrong += [f"optimizer.rates: {' and '.join(map(repr, hits))} both fit {path}; a parameter has one rate."
+            for path, hits in list(twice.items())[:3]]
+  if wrong:
+    raise ValueError("\n".join(wrong))
+
+
+def _hits(patterns: Sequence[str], path: str) -> list[str]:
+  return [pattern for pattern in patterns if re.fullmatch(pattern, path)]
+
+
+def _scale_by_path(rates):
+  """Scales updates, weight decay and all, by the factor of the pattern that fits their path."""
+  factors = dict(rates)
+  scale = lambda path, update: update * factors[hits[0]] if (hits := _hits(factors, path)) else update
+  return optax.stateless(lambda updates, params: _map_paths(scale, updates))
 
 
 def matrix_axes(params):

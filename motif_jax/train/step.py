@@ -15,7 +15,7 @@ from motif_jax import sharding
 from motif_jax.config import Config
 from motif_jax.mesh import batch_sharding, constrain
 from motif_jax.model.plan import Segment, make_plan
-from motif_jax.train import losses, optimizer as optimizers
+from motif_jax.train import average, losses, optimizer as optimizers
 from motif_jax.train.state import TrainState, abstract_state, network
 
 
@@ -59,7 +59,7 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
     with jax.named_scope("optimizer"):
       updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-    ema = moved_average(state.ema, params["model"], state.step, cfg.optimizer.ema)
+    ema = average.moved(state.ema, params["model"], average.decay_at(state.step, cfg.optimizer))
     norm = optax.global_norm(gradients)
     updated = jnp.isfinite(norm) & jnp.isfinite(parts["loss"]).all()
     params, ema, opt_state = jax.tree.map(lambda new, old: jnp.where(updated, new, old), (params, ema, opt_state),
@@ -116,14 +116,3 @@ def microbatches(tree, count: int):
   """
   deal = lambda x: jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
   return jax.tree.map(lambda x: constrain(deal(x), None, "batch", *(None,) * (x.ndim - 1)), tree)
-
-
-@jax.named_scope("ema")
-def moved_average(average: dict, params: dict, step: Array, decay: float) -> dict:
-  """The moving average of the parameters after one more update, float32.
-
-  The decay rises to its value like (1 + step) / (10 + step); otherwise the initial weights would weigh on the average for the
-  first 1 / (1 - decay) steps.
-  """
-  now = jnp.minimum(decay, (1 + step) / (10 + step))
-  return jax.tree.map(lambda old, new: old + (1 - now) * (new - old), average, params)
