@@ -3,11 +3,11 @@
 1,962,308,032 parameters.  The published legacy layout has a bias in the query LayerNorm, so this config has one too.
 """
 
-from configs import base
+from configs import base, ladder
 
 
 def get_config():
   c = base.get_config()
   c.model.cross_attention.query_norm = "scale_bias"
   c.mesh.update(dict(data=1, fsdp=8, sequence=1))
-  return c
+  return ladder.scale_rates(c)

@@ -3,7 +3,7 @@
 6 dual, 8 single and 4 decoder blocks of width 1024; heads keep their 128 features, so the same attention kernels run.
 """
 
-from configs import base
+from configs import base, ladder
 
 
 def get_config():
@@ -12,4 +12,4 @@ def get_config():
   c.model.cross_attention.query_norm = "scale_bias"  # as released
   c.route.update(dict(start=2, stop=12))
   c.alignment.update(dict(tap=4))
-  return c
+  return ladder.scale_rates(c)

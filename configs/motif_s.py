@@ -3,7 +3,7 @@
 3 dual, 5 single and 2 decoder blocks of width 512; heads keep their 128 features, so the same attention kernels run.
 """
 
-from configs import base
+from configs import base, ladder
 
 
 def get_config():
@@ -12,4 +12,4 @@ def get_config():
   c.model.cross_attention.query_norm = "scale_bias"  # as released
   c.route.update(dict(start=1, stop=7))
   c.alignment.update(dict(tap=2, hidden=1024))
-  return c
+  return ladder.scale_rates(c)

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from motif_jax import config, mesh as meshes, sharding
 from motif_jax.config import MeshConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
-from motif_jax.train import checkpoint, evaluate, loop, metrics
+from motif_jax.train import checkpoint, evaluate, loop, metrics, previews
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state
 from motif_jax.train.step import make_train_step, plan_at
@@ -264,7 +264,7 @@ def test_previews_are_one_clip_per_prompt_on_any_mesh():
   c.sample.update(dict(prompts=("a red circle", "a blue square", "a green star"), steps=1))
   cfg = config.from_config_dict(c)
   params = sensitive(abstract_state(cfg, SGD).params["model"], seed=0)
-  whole, dealt = (loop.Previews(cfg, _mesh(*sizes))(params) for sizes in ((1, 1, 1), (2, 2, 2)))
+  whole, dealt = (previews.Previews(cfg, _mesh(*sizes))(params) for sizes in ((1, 1, 1), (2, 2, 2)))
   assert list(whole) == ["00 a red circle", "01 a blue square", "02 a green star"]
   for name in whole:
     assert whole[name].shape == (5, 64, 64, 3) and whole[name].dtype == np.uint8

@@ -21,6 +21,7 @@ from motif_jax.config import Config, EncodersConfig
 from motif_jax.encoders.block_dct import BlockDCT
 from motif_jax.encoders.gradients import Gradients
 from motif_jax.encoders.reduced import Reduced
+from motif_jax.encoders.sentence import Mean
 from motif_jax.encoders.word_hash import WordHash
 from motif_jax.weights import frozen
 
@@ -33,7 +34,7 @@ CODECS = {
     "block_dct_488": partial(BlockDCT, "block_dct_488", strides=(4, 8, 8), channels=64),
     "block_dct_244": partial(BlockDCT, "block_dct_244", strides=(2, 4, 4), channels=16),
 }
-TEXTS = {"word_hash": WordHash}
+TEXTS = {"word_hash": WordHash, "word_hash_mean": lambda: Mean(WordHash())}
 TEACHERS = {"gradients": Gradients, "none": lambda: None}
 IMAGES = {"none": lambda: None}
 WEIGHTLESS = {"codec": CODECS, "text": TEXTS, "teacher": TEACHERS, "image": IMAGES}

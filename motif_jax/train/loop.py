@@ -12,10 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from motif_jax import endings, mesh as meshes, sample, sharding
+from motif_jax import endings, mesh as meshes, sharding
 from motif_jax.budget import throughput
 from motif_jax.config import Config
 from motif_jax.data import buckets, dataset as datasets, pipeline
@@ -27,6 +26,7 @@ from motif_jax.train.guard import Guard
 from motif_jax.train.interrupt import Interrupt
 from motif_jax.train.losses import token_grid
 from motif_jax.train.optimizer import make_optimizer
+from motif_jax.train.previews import Judge, Previews
 from motif_jax.train.report import Report, say
 from motif_jax.train.state import TrainState, abstract_state, init_state, network
 from motif_jax.train.step import make_train_step, plan_at
@@ -46,6 +46,8 @@ class Job:
   lost: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> why, of records that `batches` could not read
   previews: Callable | None = None  # EMA parameters -> {name: video (F, H, W, 3) uint8}
   frozen: dict | None = None  # the network that an adapter is trained on
+  judge: Callable | None = None  # EMA parameters -> {name: score}
+  start: Callable | None = None  # () -> (state, `partial.Changes`), where there is no checkpoint yet; None: random weights
   text_empty: np.ndarray | None = None  # (1, text_dim), the features of a dropped caption
 
 
@@ -54,12 +56,15 @@ def train(cfg: Config, workdir: str) -> TrainState:
   return run(prepare(cfg, workdir))
 
 
-def prepare(cfg: Config, workdir: str) -> Job:
-  """The `Job` of a config.  What a user can get wrong is a ValueError here, and not in `run`."""
+def prepare(cfg: Config, workdir: str, *, dataset: datasets.Dataset | None = None) -> Job:
+  """The `Job` of a config.  What a user can get wrong is a ValueError here, and not in `run`.
+
+  `dataset`: one that is at hand, in the place of `data.path`.
+  """
   mesh = meshes.make_mesh(cfg.mesh)
   meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)
   checkpoint.check_architecture(workdir, cfg)
-  dataset = datasets.open_data(cfg.data)
+  dataset = dataset or datasets.open_data(cfg.data)
   datasets.check_encoders(dataset.meta, cfg, encoders=registry.announced(cfg.encoders))
   for part in dataset.meta.parts:
     check_bucket(cfg, mesh, buckets.name(part.bucket), part.spec.grid)
@@ -74,7 +79,7 @@ def prepare(cfg: Config, workdir: str) -> Job:
                                             lost=lost, **share),
       lost=lost,
       held_out=pipeline.validation_batches(cfg.data, dataset, count=cfg.train.validation_batches, **share),
-      previews=Previews(cfg, mesh) if cfg.sample.prompts else None,
+      previews=Previews(cfg, mesh) if cfg.sample.prompts else None, judge=Judge(cfg, mesh) if cfg.train.judge else None,
       frozen=checkpoint.restore_base(cfg, mesh) if cfg.adapter.rank else None,
       text_empty=np.asarray(dataset.meta.text_empty, np.float32),
   )
@@ -122,6 +127,8 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
     if not beside.get("attended", True):  # an interrupt left them to this run
       _attend(tasks, step, state, report, watchdog, stop=cfg.train.steps)
     interrupted = False
+    if job.start and job.held_out and not step:  # what the stage starts from, to hold against what the last one ended with
+      tasks[0][1](0, state)
     while step < cfg.train.steps:
       plan = plan_at(cfg, step)
       closely = cfg.train.telemetry_every > 0 and (step + 1) % cfg.train.telemetry_every == 0
@@ -170,6 +177,10 @@ def _newest(job, manager, abstract) -> TrainState:
   state = checkpoint.restore(manager, abstract, job.cfg, job.mesh)
   if state is not None:
     return state
+  if job.start:
+    state, changes = job.start()
+    say(*changes.lines())
+    return state
   weights = checkpoint.restore_start(manager, job.cfg, job.mesh)
   return init_state(jax.random.key(job.cfg.seed), job.cfg, job.mesh, job.optimizer, weights)
 
@@ -214,30 +225,15 @@ def _tasks(job, writer) -> list[tuple[int, Callable]]:
   def samples(step, state):
     writer.clips(step, job.previews(averaged(state)), fps=cfg.sample.fps)
 
+  def judge(step, state):
+    scores = job.judge(averaged(state))
+    writer.scalars(step, scores, prefix="judge")
+    say(f"step {step}/{cfg.train.steps}  judged " + "  ".join(f"{name} {value:.0%}" for name, value in scores.items()))
+
   tasks = [(cfg.train.validate_every, validation)] if job.held_out else []
   tasks += [(cfg.train.sample_every, samples)] if job.previews else []
+  tasks += [(cfg.train.sample_every, judge)] if job.judge else []
   return tasks
-
-
-class Previews:
-  """EMA parameters -> {prompt: video (F, H, W, 3) uint8} for the prompts of the config, always from the same noise."""
-
-  def __init__(self, cfg: Config, mesh: Mesh):
-    self._cfg, self._mesh = cfg, mesh
-    self._codec, text = sample.encoders_of(cfg, mesh)
-    self._grid = sample.latent_grid(cfg, self._codec, cfg.sample.bucket)
-    # Rows are dealt to the mesh like a batch: filled up with the last prompt, whose repetitions nobody sees.
-    missing = -len(cfg.sample.prompts) % meshes.degree(mesh, "batch")
-    with jax.set_mesh(mesh):
-      self._text = sample.encode_prompts(text, cfg.sample.prompts + cfg.sample.prompts[-1:] * missing, cfg.data.text_tokens)
-      self._empty = sample.encode_prompts(text, [""], cfg.data.text_tokens)
-
-  def __call__(self, ema: dict) -> dict[str, np.ndarray]:
-    cfg = self._cfg.sample
-    with jax.set_mesh(self._mesh):
-      latents = sample.generate(ema, self._cfg, *self._text, *self._empty, key=jax.random.key(self._cfg.seed), grid=self._grid)
-      frames = multihost_utils.process_allgather(sample.decode(self._codec, latents), tiled=True)
-    return {f"{i:02d} {prompt}": frames[i] for i, prompt in enumerate(cfg.prompts)}
 
 
 def describe(cfg: Config, mesh: Mesh, state: TrainState) -> list[str]:

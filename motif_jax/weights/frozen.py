@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from motif_jax.encoders.dinov2 import DinoV2
 from motif_jax.encoders.prompts import T5Gemma2
+from motif_jax.encoders.sentence import Mean
 from motif_jax.encoders.siglip import Siglip
 from motif_jax.encoders.tokenizer import Tokenizer
 from motif_jax.encoders.vjepa2 import VJepa2
@@ -59,7 +60,7 @@ def _version(found):
 # Role -> name -> what makes the encoder of a folder.
 ENCODERS = {
     "codec": {"wan_vae": partial(pixels, name="wan_vae", encoder=WanVAE)},
-    "text": {"t5gemma2": text},
+    "text": {"t5gemma2": text, "t5gemma2_mean": lambda path, *, mesh, load: Mean(text(path, mesh=mesh, load=load))},
     "teacher": {"vjepa2": partial(pixels, name="vjepa2", encoder=VJepa2),
                 "dinov2": partial(pixels, name="dinov2", encoder=DinoV2)},
     "image": {"siglip": partial(pixels, name="siglip", encoder=Siglip)},
