@@ -11,7 +11,7 @@ LAST = 0.95  # of the steps of a routed stage; the rest runs dense, as sampling 
 
 
 def stage(*, steps, batch, rate, warmup, shift, bucket, text="t5gemma2", teacher="none", routed=False, cross=False):
-  """The config of a stage.  `bucket`: (frames, height, width) of its largest clips; `text`: an encoder, of one token if a mean."""
+ROUTED = 0.5  # share of the tokens kept in routed stages, from block 2 to 26; TREAD: 0.5, from block 2 to 8 of 12
   c = motif_2b.get_config()
   if not cross:  # Shared Cross-Attention comes in stage 9 (B)
     c.model.cross_attention.update(dict(kind="none", query_norm="none"))

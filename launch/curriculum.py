@@ -3,7 +3,7 @@
   python -m launch.curriculum --workdir=DIR --data=/sets/{stage} [--stages=1-10] [--start=CHECKPOINT]
   python -m launch.curriculum --workdir=DIR --small
 
---data is the folder of each stage's encoded data set, with {stage} in the place of "stage_01" and so on.  --small walks a shrunken
+--data is the folder of each stage's encoded data set, with {stage} for "stage_01" and so on.  --small walks a shrunken
 copy on moving shapes that are rendered on the way: minutes on a CPU.
 """
 

@@ -1,6 +1,7 @@
 """Stage 4, 65 frames at 360p: T2I + T2V at 360p, up to 65 frames (B).
 
-T5Gemma2 from here on, and alignment off from here on: after early convergence it turns harmful (B).  10 M samples (assumed).  The text embedder goes on: a mean of tokens and the tokens have the same features.
+T5Gemma2 from here on, and alignment off from here on: after early convergence it turns harmful (B).  10 M samples (assumed).  The
+text embedder goes on: the mean of tokens and the tokens have the same features.
 """
 
 from configs import curriculum
