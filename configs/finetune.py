@@ -4,7 +4,7 @@ What it takes on one GPU: docs/finetune.md.  Rates are common practice: 1e-4 for
 for whole networks 1e-5, that of the recipe's last stage.
 """
 
-from configs import motif_2b
+from configs import base, motif_2b
 
 
 def get_config():
@@ -16,7 +16,7 @@ def get_config():
 
 def recipe(c, *, rank: int):
   """`c` with the recipe of an adapter of that rank, or of the whole network where it is 0."""
-  c.adapter.rank = rank
+  c.adapter.update(dict(rank=rank, targets=base.get_config().adapter.targets))
   c.route.keep = 1.0  # every token is trained on: the network is as sampling will see it
   c.alignment.weight = 0.0
   c.data.update(dict(batch_size=4, workers=0, validation=0.1))

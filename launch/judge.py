@@ -14,9 +14,9 @@ import time
 import jax
 import numpy as np
 
-from launch import arguments
+from launch import arguments, model
 from motif_jax import sample
-from motif_jax.data import buckets, videos
+from motif_jax.data import buckets, shapes as shapes_data, videos
 from motif_jax.evaluate import shapes
 from motif_jax.train import checkpoint
 
@@ -27,9 +27,10 @@ def parse(argv=None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog="python -m launch.judge", description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
-  add("--checkpoint", required=True, help="work directory of a training run, or the folder of one of its checkpoints")
+  model.add_flags(parser)
   add("--count", type=int, default=256, help="number of prompts")
   add("--seed", type=int, default=0, help="of prompts and noise")
+  add("--colour", help=f"prompts for shapes of a new colour: {', '.join(shapes_data.NEW_COLOURS)}")
   arguments.add_sampling(parser)
   add("--batch", type=int, default=64, help="videos made at once")
   add("--output", help="folder of the results; by default one in the work directory")
@@ -49,10 +50,12 @@ def main(argv=None) -> None:
 
 def judge(args: argparse.Namespace) -> dict:
   """What scores.json says, after writing it and the contact sheet."""
-  folder, step = checkpoint.find(args.checkpoint)
-  cfg, params = checkpoint.restore_for_sampling(folder / str(step))
+  if args.checkpoint is None:
+    raise ValueError("Pass --checkpoint=WORKDIR, of a run on the embedded data set; other models have nothing for this judge.")
+  cfg, params, source, _ = model.read(args)
+  folder, step = checkpoint.find(source["checkpoint"])
   codec, text = sample.encoders_of(cfg)
-  clips, prompts = shapes.held_out_prompts(args.count, args.seed)
+  clips, prompts = shapes.held_out_prompts(args.count, args.seed, args.colour)
   cfg, how = arguments.sampling(args, cfg)
   grid = sample.latent_grid(cfg, codec, cfg.sample.bucket)
   made, began = [], time.perf_counter()
@@ -66,7 +69,7 @@ def judge(args: argparse.Namespace) -> dict:
   videos.write_contact_sheet(output / "contact_sheet.png", made[:ROWS], columns=cfg.sample.bucket.frames)
   shuffled = [clips[i] for i in np.random.default_rng(args.seed).permutation(len(clips))]
   scores = dict(
-      checkpoint=str(folder), step=step, count=args.count, seed=args.seed, bucket=buckets.name(cfg.sample.bucket), **how,
+      **source, step=step, count=args.count, seed=args.seed, bucket=buckets.name(cfg.sample.bucket), **how,
       held_out=shapes.score(made, clips), shuffled=shapes.score(made, shuffled), chance=shapes.CHANCE,
       contact_sheet=str(output / "contact_sheet.png"), prompts=prompts[:ROWS],
   )

@@ -9,7 +9,7 @@ import jax
 from configs import motif_2b
 from motif_jax import config, mesh as meshes, sharding
 from motif_jax.config import Config, MeshConfig
-from motif_jax.train import checkpoint
+from motif_jax.train import checkpoint, finetune
 from motif_jax.weights import folder, release
 
 
@@ -27,6 +27,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("--checkpoint", help="work directory of a training run, or the folder of one of its checkpoints")
   add("--weights", help="folder of a released pipeline: model_index.json, transformer/, vae/, text_encoder/")
+  add("--adapter", help="a LoRA adapter for it: a safetensors file of launch.finetune, or of diffusers")
+  add("--adapter_weight", type=float, default=1.0, help="how much the adapter counts; 0 is the network without it")
+  add("--any_base", action="store_true", help="use the adapter although it was trained on other weights")
   add("--mesh", default="-1x1x1", help="DATAxFSDPxSEQUENCE; -1: all devices.  Rows of a batch over data and fsdp, weights over "
       "fsdp and sequence, tokens over sequence")
 
@@ -39,11 +42,22 @@ def read(args: argparse.Namespace) -> Model:
   if args.checkpoint:
     runs, step = checkpoint.find(args.checkpoint)
     path = runs / str(step)
-    return Model(*checkpoint.restore_for_sampling(path, mesh), dict(checkpoint=str(path)), mesh)
+    return _adapted(Model(*checkpoint.restore_for_sampling(path, mesh), dict(checkpoint=str(path)), mesh), args)
   # What the folder does not say, the release's config does.
   cfg, found = release.config_of(args.weights, config.from_config_dict(motif_2b.get_config()))
   places = sharding.parameter_shardings(folder.table_of(found).abstract, mesh)
-  return Model(cfg, folder.read_params(found, shardings=places), dict(weights=str(pathlib.Path(args.weights).absolute())), mesh)
+  params = folder.read_params(found, shardings=places)
+  model = Model(cfg, params, dict(weights=str(pathlib.Path(args.weights).absolute())), mesh)
+  return _adapted(model, args)
+
+
+def _adapted(model: Model, args) -> Model:
+  """`model` with the adapter that the flags name, if any."""
+  if args.adapter is None:
+    return model
+  params = finetune.applied(model.params, model.cfg, args.adapter, weight=args.adapter_weight, any_base=args.any_base)
+  said = dict(adapter=str(pathlib.Path(args.adapter).absolute()), adapter_weight=args.adapter_weight)
+  return model._replace(params=params, source=model.source | said)
 
 
 def mesh_of(text: str) -> jax.sharding.Mesh:

@@ -19,6 +19,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--bucket", default="9x32x32", help="FRAMESxHEIGHTxWIDTH in pixels")
   add("--fps", type=int, default=8)
   add("--held_out", action="store_true", help="the attribute combinations that training must not see")
+  add("--colour", help=f"all clips in a colour that no others have: {', '.join(shapes.NEW_COLOURS)}")
   return parser.parse_args(argv)
 
 
@@ -29,7 +30,8 @@ def main(argv=None) -> None:
     if args.count < 1:
       raise ValueError(f"--count={args.count}: expected at least 1 clip.")
     size = (bucket.frames, bucket.height, bucket.width)
-    shapes.write_folder(args.output, args.count, seed=args.seed, bucket=size, fps=args.fps, held_out=args.held_out)
+    shapes.write_folder(args.output, args.count, seed=args.seed, bucket=size, fps=args.fps, held_out=args.held_out,
+                        colour=args.colour)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   print(f"rendered {args.count} clips of {args.bucket} and captions.jsonl to {args.output}")

@@ -58,7 +58,7 @@ def test_merged_is_unmerged(base, adapter):
 def test_a_file_brings_back_what_was_written(tmp_path, base, adapter, layout):
   said = dict(rank=3, base="abc")
   files.write(tmp_path / "a.safetensors", adapter, CFG, scale=0.5, layout=layout, said=said)
-  read = files.read_adapter(tmp_path / "a.safetensors", CFG, layout=layout)
+  read = files.read_adapter(tmp_path / "a.safetensors", CFG)
   assert read.said == said
   halved = {path: leaf / 2 if path.endswith("/up") else leaf for path, leaf in flatten_dict(adapter, sep="/").items()}
   got = flatten_dict(read.tree, sep="/")

@@ -3,7 +3,7 @@
 It assumes one shape of one colour on one background, as `data.shapes` renders them, and stands some blur and noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 
@@ -37,8 +37,8 @@ class Reading:
   sharpness: float  # steepness of the shape's edges, as a share of that of a rendered one
 
 
-def read(video: np.ndarray) -> Reading:
-  """The `Reading` of a clip (F, H, W, 3) uint8."""
+def read(video: np.ndarray, colours: Mapping[str, tuple[int, int, int]] = shapes.COLOURS) -> Reading:
+  """The `Reading` of a clip (F, H, W, 3) uint8, whose shape may have one of `colours`."""
   if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
     raise ValueError(f"video is {video.dtype} {video.shape}, expected uint8 (F, H, W, 3).")
   pixels = _shrink(video.astype(np.float64))
@@ -52,7 +52,7 @@ def read(video: np.ndarray) -> Reading:
   centres = np.stack([_centre(mask) for mask in masks[seen]])
   shape, side = _match(_centred_mean(masks[seen], centres))
   return Reading(
-      colour=_nearest(figure, shapes.COLOURS),
+      colour=_nearest(figure, colours),
       shape=shape,
       size=min(shapes.SIZES, key=lambda name: abs(shapes.SIZES[name] - side)),
       motion=_motion(np.flatnonzero(seen), centres, pixels.shape[:3]),
@@ -66,7 +66,8 @@ def score(videos: Sequence[np.ndarray], clips: Sequence[shapes.Clip]) -> dict[st
   """Shares of `videos` read as their `clips` say, per attribute and for all scored ones at once, with mean qualities."""
   if len(videos) != len(clips) or not len(videos):
     raise ValueError(f"got {len(videos)} videos and {len(clips)} clips, expected as many of both, and at least one.")
-  readings = [read(video) for video in videos]
+  colours = shapes.COLOURS | {c.colour: shapes.NEW_COLOURS[c.colour] for c in clips if c.colour in shapes.NEW_COLOURS}
+  readings = [read(video, colours) for video in videos]
   right = {name: np.array([getattr(r, name) == getattr(c, name) for r, c in zip(readings, clips)]) for name in ATTRIBUTES}
   return {
       **{name: float(hits.mean()) for name, hits in right.items()},
@@ -76,10 +77,11 @@ def score(videos: Sequence[np.ndarray], clips: Sequence[shapes.Clip]) -> dict[st
   }
 
 
-def held_out_prompts(count: int, seed: int) -> tuple[list[shapes.Clip], list[str]]:
-  """`count` clips of combinations that training never saw, as evenly as can be, and a long caption of each."""
+def held_out_prompts(count: int, seed: int, colour: str | None = None) -> tuple[list[shapes.Clip], list[str]]:
+  """`count` clips of combinations that training never saw, as evenly as can be, and a long caption of each; see
+  `shapes.combinations` for `colour`."""
   rng = np.random.default_rng(seed)
-  known = shapes.combinations(held_out=True)
+  known = shapes.combinations(held_out=True, colour=colour)
   turns = [rng.permutation(len(known)) for _ in range(-(-count // len(known)))]
   clips = [known[i] for i in np.concatenate(turns)[:count]]
   return clips, [shapes.caption_long(clip, rng) for clip in clips]

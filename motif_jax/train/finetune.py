@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from motif_jax import config, sharding
 from motif_jax.config import BucketConfig, Config
-from motif_jax.data import dataset as datasets, encode, pipeline
+from motif_jax.data import dataset as datasets, encode, pipeline, survey
 from motif_jax.data.extract import Devices, Encoders
 from motif_jax.encoders import registry
 from motif_jax.mesh import batch_sharding, degree
@@ -49,7 +49,7 @@ def encode_clips(clips: str, output: str, cfg: Config, mesh: Mesh, buckets: tupl
   with jax.set_mesh(mesh):
     encoders = Encoders(*registry.of_data(cfg, mesh=mesh), log_variance=cfg.encoders.log_variance)
     devices = Devices(jax.jit, place=lambda x: jax.device_put(x, batch_sharding(mesh)), rows=lambda bucket: degree(mesh, "batch"))
-    return encode.encode(clips, output, buckets, encoders, devices).table()
+    return encode.encode(clips, survey.survey(clips, buckets), output, encoders, devices).table()
 
 
 def check_count(cfg: Config) -> None:
@@ -74,7 +74,7 @@ def write_adapter(workdir: str, cfg: Config, average: dict) -> pathlib.Path:
   return path
 
 
-def applied(params: dict, cfg: Config, file: str, *, weight: float = 1.0, any_base: bool = False) -> dict:
+def applied(params: dict, cfg: Config, file: str, *, weight: float, any_base: bool = False) -> dict:
   """The network `params` with the adapter of a file beside its kernels; ValueError where it was trained on another one."""
   if any(name.endswith("/up") and f"/{lora.NAME}/" in name for name, _ in sharding.paths_of(params)):
     raise ValueError("the checkpoint has an adapter already; merge the two first: python -m launch.convert.")

@@ -53,15 +53,16 @@ def write(file: str | os.PathLike, adapter: Mapping, cfg: ModelConfig, *, scale:
   return len(made)
 
 
-def read_adapter(file: str | os.PathLike, cfg: ModelConfig, *, layout: str | None = None) -> Adapter:
-  """The `Adapter` in `file`, or in the one file of a folder, for a network of `cfg`.
+def read_adapter(file: str | os.PathLike, cfg: ModelConfig) -> Adapter:
+  """The `Adapter` in `file`, or in the one file of a folder, for a network of `cfg`, in whichever layout it names the layers.
 
   Layers that it leaves out get zeros, and smaller ranks are filled up with them.  ValueError for an adapter of another network.
   """
   tensors, metadata = read.index(file), read.metadata(file)
-  table = names.table(cfg, layout)
-  shapes, pieces = tables.their_shapes(table), tables.pieces_of(table)
   modules, scales = _modules(file, tensors), _scales(tensors, metadata)
+  table = min((names.table(cfg, layout) for layout in names.layouts(cfg)),
+              key=lambda table: len({f"{module}.weight" for module in modules} - set(tables.their_shapes(table))))
+  shapes, pieces = tables.their_shapes(table), tables.pieces_of(table)
   faults, parts = [], {}
   for module, (a, b) in sorted(modules.items()):
     name = module + ".weight"

@@ -40,16 +40,28 @@ def table(cfg: ModelConfig, layout: str | None = None) -> Table:
   return Table(_rows(cfg, layout), sizes, abstract, copies)
 
 
+def layouts(cfg: ModelConfig) -> list[str]:
+  """The layouts that have a place for every parameter of the model."""
+  return [layout for layout in LAYOUTS if not _no_place(cfg, layout)]
+
+
 def check_layout(cfg: ModelConfig, layout: str) -> None:
   """Raises ValueError unless the layout has a place for every parameter of the model."""
-  cross = cfg.cross_attention
   if layout not in LAYOUTS:
     raise ValueError(f"the layout is {layout!r}, expected one of {', '.join(LAYOUTS)}.")
+  if said := _no_place(cfg, layout):
+    raise ValueError(said)
+
+
+def _no_place(cfg, layout) -> str:
+  """Why the layout cannot hold the model; empty where it can."""
+  cross = cfg.cross_attention
   if cross.kind == "separate" and layout != "diffusers":
-    raise ValueError(f"the {layout} layout has no place for the keys and values of a separate cross-attention; write diffusers.")
+    return f"the {layout} layout has no place for the keys and values of a separate cross-attention; write diffusers."
   if cross.kind == "shared" and layout == "diffusers" and cross.query_norm != "none":
-    raise ValueError("the diffusers layout has no place for a query LayerNorm; fold it first (motif_jax/weights/fold.py), or "
-                     "write the legacy layout.")
+    return ("the diffusers layout has no place for a query LayerNorm; fold it first (motif_jax/weights/fold.py), or write the "
+            "legacy layout.")
+  return ""
 
 
 def to_ours(theirs: Mapping[str, np.ndarray], cfg: ModelConfig) -> dict:
