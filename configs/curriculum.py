@@ -6,12 +6,12 @@ none is this project's choice, because nothing is published.
 
 from configs import motif_2b
 
-ROUTED = 0.5  # share of the tokens kept where a stage routes, from block 2 to 26; TREAD's own: 0.5, from block 2 to 8 of 12
+ROUTED = 0.5  # share of the tokens kept in routed stages, from block 2 to 26; TREAD: 0.5, from block 2 to 8 of 12
 LAST = 0.95  # of the steps of a routed stage; the rest runs dense, as sampling does
 
 
 def stage(*, steps, batch, rate, warmup, shift, bucket, text="t5gemma2", teacher="none", routed=False, cross=False):
-ROUTED = 0.5  # share of the tokens kept in routed stages, from block 2 to 26; TREAD: 0.5, from block 2 to 8 of 12
+  """The config of a stage.  `bucket`: (frames, height, width) of its largest clips; `text`: one token where it is a mean."""
   c = motif_2b.get_config()
   if not cross:  # Shared Cross-Attention comes in stage 9 (B)
     c.model.cross_attention.update(dict(kind="none", query_norm="none"))

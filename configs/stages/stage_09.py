@@ -1,7 +1,7 @@
 """Stage 9, Shared Cross-Attention: T2I + T2V at 360p, up to 121 frames (B).
 
-The cross-attention comes in with an output of zero, so the function is unchanged (A).  0.5 M samples (assumed), dense.  What is new
-learns five times as fast as what is trained.
+The cross-attention comes in with an output of zero, so the function is unchanged (A).  0.5 M samples (assumed), dense.  What is
+new learns five times as fast as what is trained.
 """
 
 from configs import curriculum
