@@ -6,13 +6,13 @@ only the released files can answer.  Needs no memory to speak of; --novalues loo
 """
 
 import argparse
-import json
 import math
 import pathlib
 import sys
 
 import jax
 
+from motif_jax import outside
 from motif_jax.weights import diffusers_config, encoder_folder, folder, frozen, read, survey, table
 
 # What the public sources say of the release (model.md), beside which the findings are put.
@@ -162,7 +162,7 @@ def answers(found, beside) -> list[str]:
 
 def _json(path) -> dict:
   try:
-    said = json.loads(path.read_text())
+    said = outside.read_json(path)
     return said if isinstance(said, dict) else {}
   except (OSError, ValueError):
     return {}

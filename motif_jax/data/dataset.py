@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
+from motif_jax import outside
 from motif_jax.config import BucketConfig, Config, DataConfig
 from motif_jax.data import buckets as buckets_lib
 from motif_jax.data import record as record_lib
@@ -65,7 +66,7 @@ class Meta:
 
   @classmethod
   def from_json(cls, content: str) -> "Meta":
-    c = json.loads(content)
+    c = outside.parsed(content)
     if (given := c.pop("format", None)) != FORMAT:
       raise ValueError(f"the data set has format {given}, this program reads format {FORMAT}; encode it again.")
     parts = tuple(Part(BucketConfig(**p["bucket"]), record_lib.Spec.from_dict(p["spec"]), p["records"]) for p in c["parts"])

@@ -9,7 +9,6 @@ alone, which come from elsewhere, has no `rest`: a run in its work directory sta
 from collections.abc import Mapping
 import dataclasses
 import importlib.metadata
-import json
 import pathlib
 from typing import Any
 
@@ -18,7 +17,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from motif_jax import config as configs, sharding
+from motif_jax import config as configs, outside, sharding
 from motif_jax.config import Config, TrainConfig
 from motif_jax.model import lora
 from motif_jax.train import damage, manifest, retention, stored
@@ -273,7 +272,7 @@ def _abstract_parameters(cfg, mesh):
 
 def _check_same(folder, cfg):
   """Raises ValueError with every field of the architecture in which the checkpoint differs from `cfg`."""
-  saved = json.loads((folder / "config" / "metadata").read_text())
+  saved = outside.read_json(folder / "config" / "metadata")
   if lines := differences(saved, cfg, weights_alone=not stored.has_rest(folder)):
     listed = "\n".join(lines)
     raise ValueError(f"{folder.parent}, step {folder.name}, is of another architecture than the config:\n{listed}\n"

@@ -9,6 +9,8 @@ import json
 import os
 import pathlib
 
+from motif_jax import outside
+
 FILE = "manifest.json"
 FORMAT = 2  # of a checkpoint's folder; 1 had neither manifest nor `about`
 LATER = (FILE, "_CHECKPOINT_METADATA", "commit_success.txt")  # written or changed when the manifest is there already
@@ -36,11 +38,11 @@ def faults(folder: pathlib.Path, *, full: bool = False, part: tuple[int, int] = 
     part: (i, n) looks at the i-th of n parts of the files, so that n processes share the reading.
   """
   try:
-    handlers = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"]
+    handlers = outside.read_json(folder / "_CHECKPOINT_METADATA")["item_handlers"]
     lacking = [f"{name}/ is lacking" for name in sorted(handlers) if not (folder / name).is_dir()]
     if not (folder / FILE).exists():
       return lacking + ([f"{FILE} is lacking"] if "about" in handlers else [])  # else it is of format 1
-    said = json.loads((folder / FILE).read_text())
+    said = outside.read_json(folder / FILE)
     found, wanted = said["format"], sorted(said["files"].items())[part[0]::part[1]]
     wrong = [fault for name, (size, digest) in wanted if (fault := _fault(folder / name, name, size, full and digest))]
   except FileNotFoundError as e:

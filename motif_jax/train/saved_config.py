@@ -5,7 +5,7 @@ import pathlib
 
 from flax.traverse_util import flatten_dict
 
-from motif_jax import config as configs
+from motif_jax import config as configs, outside
 from motif_jax.config import Config
 
 # Fields of the model's config that change how it runs and not what it is.
@@ -30,7 +30,7 @@ CLASSIFIER_FREE = dict(rule="classifier_free", rescale=0.0, momentum=0.0, thresh
 def config_from_json(saved: dict | str | pathlib.Path) -> Config:
   """The `Config` of a JSON file, or of the mapping read from one; either may be older than the newest keys."""
   if not isinstance(saved, dict):
-    saved = json.loads(pathlib.Path(saved).read_text())
+    saved = outside.read_json(saved)
   saved = {section: CAME_LATER.get(section, {}) | values if isinstance(values, dict) else values
            for section, values in (SECTIONS | saved).items()}
   if isinstance(scale := saved["sample"]["guidance"], float):  # classifier-free guidance was all there was

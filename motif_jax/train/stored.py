@@ -1,19 +1,18 @@
 """What stands in a finished checkpoint, read without a run: what it says of itself, and any of its arrays by path."""
 
 from collections.abc import Mapping
-import json
 import pathlib
 
 import jax
 import orbax.checkpoint as ocp
 
-from motif_jax import sharding
+from motif_jax import outside, sharding
 
 
 def about(folder: pathlib.Path) -> dict:
   """What the checkpoint in a step's folder says of itself; empty sections where it is older than that."""
   try:
-    said = json.loads((folder / "about" / "metadata").read_text())
+    said = outside.read_json(folder / "about" / "metadata")
   except (OSError, ValueError):
     said = {}
   return {name: said.get(name, {}) for name in ("libraries", "figures", "beside")} | said

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 import collections
 import hashlib
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from motif_jax import sharding
+from motif_jax import outside, sharding
 from motif_jax.weights import read, table as tables
 from motif_jax.weights.read import Tensor
 from motif_jax.weights.table import Table
@@ -39,7 +38,7 @@ def find(path, *, config_of: Callable, table: Callable, own_names: Callable) -> 
   path = pathlib.Path(path)
   if not (path / "config.json").is_file():
     raise ValueError(f"{path} has no config.json; expected a folder of a published model: config.json and *.safetensors.")
-  content = json.loads((path / "config.json").read_text())
+  content = outside.read_json(path / "config.json")
   tensors = read.index(path)
   names = own_names(tensors)
   twice = sorted(name for name, count in collections.Counter(names.values()).items() if count > 1)

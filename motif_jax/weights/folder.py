@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-import json
 import math
 import os
 import pathlib
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from motif_jax import outside
 from motif_jax.config import ModelConfig
 from motif_jax.weights import diffusers_config, layout as layouts, names, read, table as tables
 from motif_jax.weights.layout import Layout
@@ -90,7 +90,7 @@ def main_dtype(tensors: Mapping[str, read.Tensor]) -> str:
 
 def _config(path) -> tuple[dict | None, list[str]]:
   try:
-    said = json.loads((path / "config.json").read_text())
+    said = outside.read_json(path / "config.json")
     if not isinstance(said, dict):
       raise ValueError(f"it holds a {type(said).__name__}, expected an object.")
     return said, []

@@ -16,6 +16,7 @@ import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from motif_jax import outside
 from motif_jax.config import ModelConfig
 from motif_jax.model import lora
 from motif_jax.weights import names, read, save, table as tables
@@ -85,7 +86,7 @@ def read_adapter(file: str | os.PathLike, cfg: ModelConfig) -> Adapter:
     if used.any():  # ranks without inputs are those of another part of their layer
       tree[_beside(row, "down")] = down[..., used]
       tree[_beside(row, "up")] = up.compress(used, axis=0 if row.layers is None else 1)
-  return Adapter(unflatten_dict(tree, sep="/"), json.loads(metadata.get(METADATA, "{}")))
+  return Adapter(unflatten_dict(tree, sep="/"), outside.parsed(metadata.get(METADATA, "{}")))
 
 
 def _beside(row: Row, side: str) -> str:
@@ -155,7 +156,7 @@ def _modules(file, tensors) -> dict[str, tuple[read.Tensor, read.Tensor]]:
 
 def _scales(tensors, metadata):
   """(module, rank) -> alpha / rank, from PEFT's metadata or from tensors MODULE.alpha; 1 where neither is there."""
-  said = {key.removeprefix(PREFIX): value for key, value in json.loads(metadata.get(THEIRS, "{}")).items()}
+  said = {key.removeprefix(PREFIX): value for key, value in outside.parsed(metadata.get(THEIRS, "{}")).items()}
   fits = lambda pattern, module: re.match(rf"(.*\.)?({pattern.lstrip('^')})$", module)
   by_module = lambda patterns, module: next((value for pattern, value in patterns.items() if fits(pattern, module)), None)
   alphas = {name.removeprefix(PREFIX).removesuffix(".alpha"): float(read.copy_block(tensor, ()))

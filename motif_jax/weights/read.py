@@ -1,48 +1,30 @@
 """Safetensors files straight into sharded arrays: headers first, then of each tensor only what the devices of this process need.
 
-A file is 8 bytes of header length, the header in JSON (name -> dtype, shape, byte range), and the bytes of the tensors
-(huggingface.co/docs/safetensors).  Headers are read here, so that every fault of every file is found before anything is read,
-and bytes are copied out of a memory map, so that the host holds one tensor beside what is asked for.
+Headers are read by `header`, so that every fault of every file is found before anything is read, and bytes are copied out of a
+memory map, so that the host holds one tensor beside what is asked for.
 """
 
 from collections.abc import Mapping
-import json
 import math
 import os
 import pathlib
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from motif_jax.weights import table as tables
+from motif_jax import outside
+from motif_jax.weights import header, table as tables
+from motif_jax.weights.header import DTYPES, Tensor
 from motif_jax.weights.table import Table
-
-DTYPES = {
-    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16),
-    "F8_E4M3": np.dtype(jnp.float8_e4m3fn), "F8_E5M2": np.dtype(jnp.float8_e5m2),
-    "I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "I16": np.dtype(np.int16), "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_),
-}
-LARGEST_HEADER = 100_000_000  # bytes, as the format has it: a file of something else says any number here
-
-
-class Tensor(NamedTuple):
-  """Where a tensor stands: bytes [start, stop) of a file."""
-
-  file: pathlib.Path
-  dtype: str  # a key of DTYPES
-  shape: tuple[int, ...]
-  start: int
-  stop: int
 
 
 def index(folder: str | os.PathLike) -> dict[str, Tensor]:
   """Name -> where it stands, of all tensors of a folder (see `scan`), from the headers alone.  ValueError lists every fault."""
   tensors, faults = scan(folder)
-  _raise(folder, faults)
+  unknown = sorted(f"{name} ({tensor.dtype[:20]})" for name, tensor in tensors.items() if tensor.dtype not in DTYPES)
+  _raise(folder, faults + ([f"{len(unknown)} are of unknown dtypes: {tables.some(unknown)}."] if unknown else []))
   return tensors
 
 
@@ -54,7 +36,7 @@ def scan(folder: str | os.PathLike) -> tuple[dict[str, Tensor], list[str]]:
   found, faults = {}, []
   for file, expected in _files(pathlib.Path(folder), faults).items():
     try:
-      tensors = _header(file)
+      tensors = header.tensors_of(file)
     except (OSError, ValueError) as e:
       faults.append(f"{file.name}: {e}")
       continue
@@ -92,8 +74,7 @@ def read_tree(source: str | os.PathLike | Mapping[str, Tensor], table: Table, *,
 def metadata(folder: str | os.PathLike) -> dict[str, str]:
   """What the file, or the only file of a folder, says of itself beside its tensors."""
   path, = _files(pathlib.Path(folder), [])
-  with open(path, "rb") as opened:
-    return json.loads(opened.read(int.from_bytes(opened.read(8), "little"))).get("__metadata__", {})
+  return header.metadata_of(path)
 
 
 def copy_block(tensor: Tensor, block: tables.Index) -> np.ndarray:
@@ -126,38 +107,15 @@ def _files(path, faults) -> dict[pathlib.Path, set[str]]:
 
 def _indexed(file):
   try:
-    placed = json.loads(file.read_text())["weight_map"]
+    placed = outside.read_json(file)["weight_map"]
     names = {}
     for name, part in placed.items():
+      if part in ("", "..") or pathlib.PurePath(part).name != part:
+        raise ValueError(f"{part[:60]!r} is not the name of a file beside it")
       names.setdefault(file.parent / part, set()).add(name)
     return names
   except (AttributeError, KeyError, TypeError, ValueError) as e:
     raise ValueError(f"{file.name} is no index of safetensors files, a JSON object with a weight_map: {e!r}.") from e
-
-
-def _header(file) -> dict[str, Tensor]:
-  """The tensors of one file; OSError or ValueError says why it is no whole safetensors file."""
-  size = file.stat().st_size
-  with open(file, "rb") as opened:
-    length = int.from_bytes(opened.read(8), "little")
-    if size < 8 or length > min(LARGEST_HEADER, size - 8):
-      raise ValueError(f"{size:,} bytes that are no safetensors file, or the first bytes of one; fetch it again.")
-    text = opened.read(length)
-  try:
-    said = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
-    tensors = {name: Tensor(file, entry["dtype"], tuple(entry["shape"]), *(8 + length + int(at) for at in entry["data_offsets"]))
-               for name, entry in said.items()}
-  except (AttributeError, KeyError, TypeError, ValueError) as e:
-    raise ValueError(f"its header is not that of a safetensors file ({e!r}); fetch it again.") from e
-  end = max((tensor.stop for tensor in tensors.values()), default=8 + length)
-  if end > size:
-    cut = sorted(name for name, tensor in tensors.items() if tensor.stop > size)
-    raise ValueError(f"truncated: {size:,} bytes of {end:,}, {len(cut)} tensors are cut: {tables.some(cut)}; fetch it again.")
-  odd = sorted(name for name, t in tensors.items() if t.dtype in DTYPES
-               and (t.start < 8 + length or t.stop - t.start != math.prod(t.shape) * DTYPES[t.dtype].itemsize))
-  if odd:
-    raise ValueError(f"{len(odd)} tensors have other byte ranges than their shapes: {tables.some(odd)}; fetch it again.")
-  return tensors
 
 
 def _unreadable(named, dtype) -> list[str]:
