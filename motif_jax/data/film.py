@@ -75,9 +75,10 @@ class Film:
   def count(self) -> int:
     """The number of frames that the header promises; where it is silent, that of the packets.  Ask before `frames`."""
     stream, rate = self._stream, self.rate
-    seconds = float(stream.duration * stream.time_base) if stream.duration else _seconds(stream.metadata.get("DURATION", ""))
-    if not seconds and self._container.duration:  # of the longest stream
-      seconds = self._container.duration / av.time_base
+    seconds = float((stream.duration or 0) * stream.time_base)
+    if not seconds:  # Matroska tells when each stream ends, or at least when the last one does
+      ends = _seconds(stream.metadata.get("DURATION", "")) or (self._container.duration or 0) / av.time_base
+      seconds = max(0.0, ends - float((stream.start_time or 0) * stream.time_base))
     count = round(seconds * rate) or stream.frames
     if count > self._bytes or seconds > LONGEST or count > 1 and rate < SLOWEST:
       raise self.fault(f"promises {max(count, stream.frames)} frames in {seconds:g} s, and has {self._bytes} bytes; its header "
