@@ -210,7 +210,7 @@ HARMFUL = {  # name -> (how it is made of the good files, what is said)
     "zeros.mp4": (lambda good: bytes(5000), "not a video"),
     "list.mp4": (lambda good: b"ffconcat version 1.0\nfile h264.mp4\n", "not a video"),
     "playlist.mp4": (lambda good: b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nh264.mp4\n#EXT-X-ENDLIST\n", "not a video"),
-    "bomb.png": (lambda good: bomb(8200), "more than 67108864 pixels"),
+    "bomb.png": (lambda good: bomb(8200), "more than 67108864 pixels are not decoded"),
     "cut.png": (lambda good: bomb(3000)[:200], ""),
     # Each frame for two days; a duration of thirty years.
     "years.mp4": (lambda good: patched(good("h264.mp4"), b"stts", 16, struct.pack(">I", 1 << 31)), "header is damaged"),

@@ -166,7 +166,8 @@ class Film:
     # A protocol before every path, or FFmpeg would take a file named "http:..." for an address.
     url = f"subfile,,start,{self._span[0]},end,{sum(self._span)},,:{self._path}" if self._span else f"file:{self._path}"
     try:
-      self._container = av.open(url, options=_ALLOWED, timeout=SECONDS, **_LENIENT)
+      # The limit of pixels here as well: FFmpeg decodes an image to see what it is.
+      self._container = av.open(url, options=_ALLOWED | _limit(), timeout=SECONDS, **_LENIENT)
     except (av.FFmpegError, OSError) as e:
       other = isinstance(e, av.ArgumentError)  # a format that is not in `_ALLOWED`
       raise self.fault(f"is not a video that FFmpeg can open: {'it holds something else' if other else e.strerror}") from e
@@ -177,7 +178,7 @@ class Film:
     self._stream = streams[0]
     self._stream.thread_count = 1  # files are read in parallel by the caller
     context = self._stream.codec_context
-    context.options = {"max_pixels": str(MAX_PIXELS)}
+    context.options = _limit()
     if context.width * context.height > MAX_PIXELS:
       self._container.close()
       raise self.fault(f"has frames of {context.height} x {context.width}, more than {MAX_PIXELS} pixels", "too large")
@@ -207,6 +208,10 @@ class Film:
         if frame.is_corrupt:
           raise self.fault("is damaged: a frame cannot be decoded whole")
         yield frame
+
+
+def _limit() -> dict[str, str]:
+  return {"max_pixels": str(MAX_PIXELS)}
 
 
 def _seconds(text: str) -> float:
