@@ -1,25 +1,31 @@
 """From ConfigDict to frozen dataclasses: what a user can type wrong is said, all of it at once."""
 
 import dataclasses
+import functools
 import importlib
 import pathlib
+import re
 
 import jax
 import pytest
 
-from configs import base
-from motif_jax import config, config_rules
+from configs import base, curriculum
+from motif_jax import config, config_rules, sharding
+from motif_jax.budget import recipe
 from motif_jax.flow import samplers, times
 from motif_jax.model import attention, routing, stack, transformer
-from motif_jax.train import optimizer
+from motif_jax.train import average, optimizer
 from motif_jax.train.state import abstract_state
 
-CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py") if path.stem != "__init__")
+ROOT = pathlib.Path(__file__).parent.parent
+STAGES = sorted(path.stem for path in (ROOT / "configs" / "stages").glob("stage_*.py"))
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config" in path.read_text())
 
 
 REGISTRIES = {
     "model.remat": stack.REMAT, "model.attention": attention.BACKENDS, "route.policy": routing.POLICIES,
-    "optimizer.kind": optimizer.OPTIMIZERS, "optimizer.decay": optimizer.DECAYS, "sample.sampler": samplers.SAMPLERS,
+    "optimizer.kind": optimizer.OPTIMIZERS, "optimizer.average": average.DECAYS, "optimizer.decay": optimizer.DECAYS,
+    "sample.sampler": samplers.SAMPLERS,
     "sample.token_shift.kind": {"none", *times.TOKEN_SHIFTS},
 }
 
@@ -29,16 +35,67 @@ def test_a_config_may_name_what_exists_and_nothing_else(key):
   assert set(config_rules.CHOICES[key]) == set(REGISTRIES[key])
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_checks_and_traces_at_full_size(name):
-  cfg = config.from_config_dict(importlib.import_module(f"configs.{name}").get_config())
-  assert hash(cfg) == hash(config.from_config_dict(importlib.import_module(f"configs.{name}").get_config()))
-  state = abstract_state(cfg, optimizer.make_optimizer(cfg.optimizer, steps=cfg.train.steps))
-  channels = cfg.model.latent_channels
-  shapes = dict(latents=(1, 2, 4, 4, 2 * channels + 1), t=(1,), text=(1, 3, cfg.model.text_dim))
+def _config(name):
+  return config.from_config_dict(importlib.import_module(f"configs.{name}").get_config())
+
+
+@functools.cache
+def _velocity(model):
+  """The shape of the velocity of a model at full size, from shapes alone."""
+  params = jax.eval_shape(lambda key: transformer.init(key, model), jax.random.key(0))
+  shapes = dict(latents=(1, 2, 4, 4, 2 * model.latent_channels + 1), t=(1,), text=(1, 3, model.text_dim))
   inputs = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes.values()]
-  velocity, _ = jax.eval_shape(lambda p, *x: transformer.apply(p, cfg.model, *x), state.params["model"], *inputs)
-  assert velocity.shape == (1, 2, 4, 4, channels)
+  return jax.eval_shape(lambda p, *x: transformer.apply(p, model, *x), params, *inputs)[0].shape
+
+
+@functools.cache
+def _abstract(model, alignment, optimizer_config):
+  """The abstract state; what else is in a config does not change it."""
+  cfg = dataclasses.replace(_config("base"), model=model, alignment=alignment)
+  return abstract_state(cfg, optimizer.make_optimizer(optimizer_config, steps=1))
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *(f"stages.{name}" for name in STAGES)])
+def test_every_config_checks_and_traces_at_full_size(name):
+  cfg = _config(name)
+  assert hash(cfg) == hash(_config(name))
+  # Rates do not change shapes, but their patterns have to fit.
+  plain = dataclasses.replace(cfg.optimizer, rate=1.0, warmup=1, decay="constant", decay_share=1.0)
+  state = _abstract(cfg.model, dataclasses.replace(cfg.alignment, teacher="gradients"), plain)
+  assert ("projector" in state.params) == (cfg.alignment.weight > 0)
+  assert _velocity(cfg.model) == (1, 2, 4, 4, cfg.model.latent_channels)
+
+
+@pytest.mark.parametrize("number", range(1, 11))
+def test_stages_are_those_of_the_budget(number):
+  cfg, planned = _config(f"stages.stage_{number:02d}"), recipe.STAGES[number - 1]
+  assert cfg.sample.bucket == planned.bucket and cfg.data.text_tokens == planned.text
+  assert cfg.train.steps * cfg.data.batch_size == pytest.approx(planned.samples, rel=0.01)
+  assert (cfg.route.keep < 1, cfg.alignment.weight > 0) == (planned.routed, planned.aligned)
+  assert (cfg.model.cross_attention.kind == "shared") == planned.cross
+  assert cfg.data.pattern == (() if planned.images == 1 else ("image", "video", "video"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_has_a_small_copy(name):
+  c = importlib.import_module(f"configs.stages.{name}").get_config()
+  full, small = config.from_config_dict(c), config.from_config_dict(curriculum.shrunken(c))
+  same = lambda cfg: (cfg.model.cross_attention, cfg.route.keep, cfg.alignment.weight, cfg.times.shift, cfg.data.pattern,
+                      cfg.optimizer.rates, cfg.optimizer.decay)
+  assert same(small) == same(full)
+
+
+def test_a_narrower_model_has_higher_rates_for_its_matrices_alone():
+  for name, width in (("motif_s", 512), ("motif_b", 1024), ("motif_2b", 1536)):
+    cfg = _config(name)
+    factors = [factor for _, factor in cfg.optimizer.rates]
+    assert cfg.model.width == width and factors == ([] if width == 1536 else [1536 / width] * 2)
+  rates = _config("motif_s").optimizer.rates
+  paths = [sharding.parameter_name(path) for path, _ in sharding.paths_of(_abstract(
+      _config("motif_s").model, _config("base").alignment, _config("motif_s").optimizer).params)]
+  fixed = {path for path in paths if path.endswith("kernel") and not any(re.fullmatch(p, path) for p, _ in rates)}
+  assert fixed == {"video_embed/kernel", "text_embed/up/kernel", "time_embed/up/kernel", "image_embed/up/kernel",
+                   "image_embed/down/kernel"}  # from features of fixed size
 
 
 def test_an_unknown_key_is_answered_with_the_nearest():

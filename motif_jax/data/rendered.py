@@ -43,7 +43,7 @@ def dataset(encoders: Encoders, counts: Mapping[BucketConfig, int], devices: Dev
     parts.append(Part(bucket, encoders.spec(bucket), count))
     sources.append(Source(records))
   meta = Meta(**encoders.describe(), text_empty=encoders.text_empty(), parts=tuple(parts), fingerprint=f"rendered, seed {seed}")
-  return Dataset(meta, tuple(sources))
+  return Dataset(meta, tuple(sources), origins=(0,) * len(parts))
 
 
 def _clip(key, shown, rng):
