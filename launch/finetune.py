@@ -81,7 +81,7 @@ def prepare(args: argparse.Namespace, others: list[str]) -> loop.Job:
   mesh = meshes.make_mesh(cfg.mesh)
   if args.clips:
     buckets = buckets_lib.parse(args.buckets) if args.buckets else (cfg.sample.bucket,)
-    print(finetune.encode_clips(args.clips, cfg.data.path, cfg, mesh, buckets))
+    print(finetune.encode_clips(args.clips, cfg.data.path, cfg, buckets))
   finetune.check_count(cfg)
   if cfg.adapter.rank:
     cfg = finetune.with_digest(cfg, mesh)

@@ -1,7 +1,10 @@
 """Eight virtual CPU devices and quick compilation for every test, set before jax starts; absl flags parsed, for grain's workers."""
 
+import atexit
 import importlib.metadata
 import os
+import shutil
+import tempfile
 
 _FLAGS = {
     "--xla_force_host_platform_device_count": "8",
@@ -14,6 +17,9 @@ if importlib.metadata.version("jax").startswith("0.10."):  # the flag is gone fr
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([_given, *(f"{flag}={value}" for flag, value in _FLAGS.items() if flag not in _given)]).strip()
+
+os.environ["MOTIF_JAX_CACHE"] = _cache = tempfile.mkdtemp(prefix="motif_jax")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 from absl import flags  # after the variables: nothing that imports jax may come before them
 

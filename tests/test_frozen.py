@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from motif_jax.data import dataset
 from motif_jax.encoders import dinov2, frames, siglip, t5gemma2, vit, vjepa2
-from motif_jax.weights import encoder_folder, frozen as loaders
+from motif_jax.weights import digest, encoder_folder, frozen as loaders
 from tests import frozen
 
 RELEASED = {
@@ -68,7 +69,7 @@ def test_weights_are_found_under_every_prefix_and_digested_alike(home, tmp_path,
     others = {"encoder.layers.0.mlp.up_proj.weight": np.ones(2)}  # of the text encoder, and not of the tower
   found = opened(frozen.write(tmp_path, name, prefix=prefix, others=others), name)
   jax.tree.map(np.testing.assert_array_equal, encoder_folder.load(found), frozen.params(name))
-  assert found.digest == opened(home / name, name).digest
+  assert found.digests == opened(home / name, name).digests
 
 
 def test_files_of_before_transformers_5_hold_the_same_dinov2(home, tmp_path):
@@ -80,7 +81,7 @@ def test_files_of_before_transformers_5_hold_the_same_dinov2(home, tmp_path):
       key = key.replace(new, old)
     renamed[key] = value
   save_file(renamed, tmp_path / "model.safetensors")
-  assert opened(tmp_path, "dinov2").digest == opened(home / "dinov2", "dinov2").digest
+  assert opened(tmp_path, "dinov2").digests == opened(home / "dinov2", "dinov2").digests
 
 
 def test_a_folder_must_be_complete_on_both_sides(tmp_path):
@@ -130,7 +131,29 @@ def test_a_folder_without_config_or_tokenizer_is_refused(home, tmp_path):
 
 def test_other_weights_have_another_version(home, tmp_path):
   first, second = opened(home / "vjepa2", "vjepa2"), opened(frozen.write(tmp_path, "vjepa2", seed=1), "vjepa2")
-  assert first.digest != second.digest
+  assert not set(first.digests) & set(second.digests)
+
+
+def test_one_changed_number_anywhere_is_another_version_beside_what_older_data_sets_recorded(home, tmp_path):
+  path = shutil.copytree(home / "vjepa2", tmp_path / "vjepa2")
+  before = loaders.ENCODERS["teacher"]["vjepa2"](path, mesh=None, load=False).version
+  tensors = load_file(path / "model.safetensors")
+  name, tensor = next((name, tensor) for name, tensor in tensors.items() if tensor.ndim == 2)
+  tensor[0, 0] += 1  # in no middle row
+  save_file(tensors, path / "model.safetensors")
+  after = loaders.ENCODERS["teacher"]["vjepa2"](path, mesh=None, load=False).version
+  old = before.rpartition("-")[0]  # before every byte counted
+  assert after != before and after.rpartition("-")[0] == old
+  assert dataset.same_version(old, before) and dataset.same_version(old, after) and not dataset.same_version(before, after)
+
+
+def test_a_digest_is_read_from_the_bytes_once(home, monkeypatch):
+  known = opened(home / "vjepa2", "vjepa2").digests
+  monkeypatch.setattr(digest, "_bytes_of", None)
+  assert opened(home / "vjepa2", "vjepa2").digests == known
+  monkeypatch.undo()
+  monkeypatch.setenv("MOTIF_JAX_CACHE", "/proc/nowhere")  # where nothing can be written it is read again
+  assert opened(home / "vjepa2", "vjepa2").digests == known
 
 
 def test_a_caption_alone_equals_the_caption_among_others(text):

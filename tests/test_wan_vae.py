@@ -127,7 +127,10 @@ def test_a_sample_is_spread_around_the_mode_by_the_variance(shallow):
   draw = jax.jit(lambda vae, x, key: vae.encode(x, key=key))
   samples = np.stack([draw(shallow, video(), jax.random.key(i)) for i in range(64)])
   deviation = np.exp(0.5 * np.asarray(tiny_wan.moments(shallow, video())[1])) / np.float32(shallow.cfg.latents_std)
-  spread = (samples - tiny_wan.encode(shallow, video())) / deviation
+  mode = tiny_wan.encode(shallow, video())
+  np.testing.assert_allclose(tiny_wan.posterior(shallow, video())[0], mode, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(np.exp(0.5 * np.asarray(tiny_wan.posterior(shallow, video())[1])), deviation, rtol=1e-5)
+  spread = (samples - mode) / deviation
   assert abs(spread.mean()) < 0.03 and abs(spread.std() - 1) < 0.03 and np.abs(spread.std(axis=0) - 1).max() < 0.5
 
 

@@ -18,4 +18,5 @@ def vae(cfg=CFG, **how) -> WanVAE:
 
 encode = jax.jit(lambda vae, video: vae.encode(video))
 moments = jax.jit(lambda vae, video: vae.moments(video))
+posterior = jax.jit(lambda vae, video: vae.posterior(video))
 decode = jax.jit(lambda vae, latents: vae.decode(latents))

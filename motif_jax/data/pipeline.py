@@ -31,6 +31,7 @@ def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0
 
   A batch holds this process's rows, of `Schedule.rows` in all: latents (B, F, H, W, C), first_frame (B, 4, H, W, C),
   text (B, T, dim), teacher (B, F, h, w, dim_t), all float16 as stored, and text_mask (B, T) bool, True for real tokens.
+  With `cfg.sample_latents` also log_variance, like latents.
   `patch`: latents per token of the model, by which `cfg.batch_tokens` counts.  `lost`: takes name -> why of each record that
   cannot be read; `endings.Ending` where they are more than `cfg.lost_records` of all.
   """
@@ -159,7 +160,7 @@ class Loader:
     # Drawn for the whole batch, then cut: row i gets the same caption on any number of processes.
     draws = np.random.default_rng((self._order.seed, int(step))).random((len(rows), 2))[ours]
     texts = [self._text(record, *draw) for record, draw in zip(records, draws)]
-    batch = collate(records, texts, part.spec, tokens=self._cfg.text_tokens)
+    batch = collate(records, texts, part.spec, tokens=self._cfg.text_tokens, log_variance=self._cfg.sample_latents)
     return part.bucket, batch | {lost_records.KEY: tuple(missed for _, lost in found for missed in lost)}
 
   def fetch(self, number: int, place: int) -> dict:
@@ -173,9 +174,10 @@ class Loader:
     return record["text_long" if variant < long else "text_short" if variant < long + short else "text_truncated"]
 
 
-def collate(records: Sequence[dict], texts: Sequence[np.ndarray], spec: record_lib.Spec, *, tokens: int) -> dict[str, np.ndarray]:
-  """A batch of `records` with `texts` (T_i, dim), each cut or padded on the right to `tokens`.  One of the three doors where
-  shapes are asserted."""
+def collate(records: Sequence[dict], texts: Sequence[np.ndarray], spec: record_lib.Spec, *, tokens: int,
+            log_variance: bool = False) -> dict[str, np.ndarray]:
+  """A batch of `records` with `texts` (T_i, dim), each cut or padded on the right to `tokens`; with the `log_variance` of latents
+  if asked for.  One of the three doors where shapes are asserted."""
   text = np.zeros((len(texts), tokens, spec.text_dim), np.float16)
   mask = np.zeros((len(texts), tokens), bool)
   for row, features in enumerate(texts):
@@ -183,7 +185,7 @@ def collate(records: Sequence[dict], texts: Sequence[np.ndarray], spec: record_l
     text[row, :length], mask[row, :length] = features[:length], True
   # As they are stored: widening here took ten times as long as all the rest, and doubled what goes to the device.
   batch = {name: np.stack([record[name] for record in records])
-           for name in ("latents", "first_frame", "teacher") if name in spec.shapes}
+           for name in ("latents", "first_frame", "teacher", *["log_variance"] * log_variance) if name in spec.shapes}
   for name, array in batch.items():
     if array.shape[1:] != spec.shapes[name]:
       raise ValueError(f"records have {name} of shape {array.shape[1:]}, the data set's metadata says {spec.shapes[name]}.")

@@ -4,18 +4,17 @@ There is no second loop: `launch.finetune` gives what is made here to `train/loo
 """
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from motif_jax import config, sharding
+from motif_jax import config, encoding, sharding
 from motif_jax.config import BucketConfig, Config
 from motif_jax.data import dataset as datasets, encode, pipeline, survey
-from motif_jax.data.extract import Devices, Encoders
-from motif_jax.encoders import registry
-from motif_jax.mesh import batch_sharding, degree
+from motif_jax.data.progress import Clock
 from motif_jax.model import lora
 from motif_jax.train import checkpoint
 from motif_jax.weights import folder as folders, lora as files, release
@@ -44,12 +43,11 @@ def with_digest(cfg: Config, mesh: Mesh) -> Config:
   return dataclasses.replace(cfg, adapter=dataclasses.replace(cfg.adapter, digest=lora.digest(params)))
 
 
-def encode_clips(clips: str, output: str, cfg: Config, mesh: Mesh, buckets: tuple[BucketConfig, ...]) -> str:
+def encode_clips(clips: str, output: str, cfg: Config, buckets: tuple[BucketConfig, ...]) -> str:
   """What was encoded, as a table, after making a data set in `output`; one that is there and matches is kept."""
-  with jax.set_mesh(mesh):
-    encoders = Encoders(*registry.of_data(cfg, mesh=mesh), log_variance=cfg.encoders.log_variance)
-    devices = Devices(jax.jit, place=lambda x: jax.device_put(x, batch_sharding(mesh)), rows=lambda bucket: degree(mesh, "batch"))
-    return encode.encode(clips, survey.survey(clips, buckets), output, encoders, devices).table()
+  setting = encoding.Setting(cfg, clips, output, batch_size=1, batch_pixels=0, decoders=1, limit=300)
+  write = functools.partial(encoding.write, setting, clock=Clock())
+  return encode.encode(clips, survey.survey(clips, buckets), output, setting.encoders(), write).table()
 
 
 def check_count(cfg: Config) -> None:

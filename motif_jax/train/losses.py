@@ -17,6 +17,9 @@ from motif_jax.model.plan import Segment
 from motif_jax.model.routing import Route
 
 
+LATENTS = 1  # folded into a step's key for `drawn_latents`: what `draw` splits off does not depend on it
+
+
 class Draws(NamedTuple):
   """What one step draws at random."""
 
@@ -46,6 +49,15 @@ def draw(key: Array, cfg: Config, latents_shape: tuple[int, ...], *, routed: boo
       conditioned=draw_conditioned(conditioned_key, batch, frames, share=cfg.data.image_to_video),
       route=route,
   )
+
+
+@jax.named_scope("draws")
+def drawn_latents(key: Array, batch: dict) -> Array:
+  """The latents (B, F, H, W, C) of a batch: a sample where it has their log-variance (`data.sample_latents`), else the mean."""
+  if "log_variance" not in batch:
+    return batch["latents"]
+  noise = jax.random.normal(jax.random.fold_in(key, LATENTS), batch["latents"].shape, jnp.float32)
+  return batch["latents"] + jnp.exp(0.5 * batch["log_variance"]) * noise
 
 
 def draw_conditioned(key: Array, batch: int, frames: int, *, share: float) -> Array:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import collections
-import hashlib
+import pathlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from motif_jax import outside, sharding
-from motif_jax.weights import read, table as tables
+from motif_jax.weights import digest, read, table as tables
 from motif_jax.weights.read import Tensor
 from motif_jax.weights.table import Table
 
@@ -24,7 +24,11 @@ class Found(NamedTuple):
   cfg: Any
   table: Table
   tensors: dict[str, Tensor]  # by the names of the table
-  digest: str
+
+  @property
+  def digests(self) -> tuple[str, str]:
+    """At a glance, and of every byte: both tell one set of weights from another, see `weights/digest.py`."""
+    return digest.glance(self.tensors), digest.whole(self.tensors)
 
 
 def find(path, *, config_of: Callable, table: Callable, own_names: Callable) -> Found:
@@ -49,7 +53,7 @@ def find(path, *, config_of: Callable, table: Callable, own_names: Callable) -> 
     cfg = config_of(content, dtype=_main_dtype(tensors))
   except (KeyError, TypeError) as e:
     raise ValueError(f"{path / 'config.json'} is not that of the model that was asked for: {e!r}.") from e
-  return Found(path, cfg, table(cfg), tensors, digest(tensors))
+  return Found(path, cfg, table(cfg), tensors)
 
 
 def load(found: Found, mesh: Mesh | None = None) -> dict:
@@ -69,20 +73,6 @@ def spread(abstract, mesh: Mesh):
     return NamedSharding(mesh, P(*(sharding.SHARDS if i == split else None for i in range(leaf.ndim))))
 
   return jax.tree.unflatten(jax.tree.structure(abstract), [place(path, leaf) for path, leaf in sharding.paths_of(abstract)])
-
-
-def digest(tensors: dict[str, Tensor]) -> str:
-  """Twelve hexadecimal digits that tell one set of weights from another, however its files are cut and its names prefixed.
-
-  Of each tensor the name, dtype, shape and the middle entry of its first axis count: milliseconds, where all bytes would take as
-  long as loading, and another training run changes them all.
-  """
-  made = hashlib.sha256()
-  for name, tensor in sorted(tensors.items()):
-    made.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-    middle = tuple(slice(n // 2, n // 2 + 1) if axis == 0 else slice(None) for axis, n in enumerate(tensor.shape))
-    made.update(read.copy_block(tensor, middle).tobytes())
-  return made.hexdigest()[:12]
 
 
 def _main_dtype(tensors) -> str:

@@ -40,7 +40,7 @@ def text(path, *, mesh: Mesh | None, load: bool) -> T5Gemma2:
     raise ValueError(f"{file} knows {len(tokenizer)} tokens, the weights in {path} {found.cfg.vocabulary}; they do not belong "
                      "together.")
   words = hashlib.sha256(file.read_bytes()).hexdigest()[:6]
-  return T5Gemma2(_params(found, mesh, load), found.cfg, tokenizer, f"{_version(found)}-{words}")
+  return T5Gemma2(_params(found, mesh, load), found.cfg, tokenizer, _version(found, words))
 
 
 def pixels(path, *, name: str, encoder, mesh: Mesh | None, load: bool):
@@ -53,8 +53,10 @@ def _params(found, mesh, load):
   return encoder_folder.load(found, mesh) if load else None
 
 
-def _version(found):
-  return f"{VERSION}-{found.cfg.dtype}-{found.digest}"
+def _version(found, *more):
+  glance, whole = found.digests
+  # What older data sets recorded stands first (`dataset.same_version`).
+  return "-".join([VERSION, found.cfg.dtype, glance, *more, whole])
 
 
 # Role -> name -> what makes the encoder of a folder.
