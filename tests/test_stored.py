@@ -120,8 +120,8 @@ def test_batches_carry_log_variance_where_latents_are_sampled(rich, sample):
 
 
 def test_drawn_latents_are_spread_around_the_mean_by_the_variance():
-  mean = np.random.default_rng(0).normal(size=(2, 3, 24, 40, 5)).astype(np.float32)
-  log_variance = np.broadcast_to(np.float32([-4, -2, 0, 1, -60]), mean.shape)
+  mean = np.random.default_rng(0).normal(size=(2, 3, 24, 40, 5)).astype(np.float16)
+  log_variance = np.broadcast_to(np.float16([-4, -2, 0, 1, -60]), mean.shape)
   batch = dict(latents=mean, log_variance=log_variance)
   spread = np.asarray(losses.drawn_latents(jax.random.key(0), batch)) - mean
   np.testing.assert_allclose(spread.std(axis=(0, 1, 2, 3)), np.exp([-2, -1, 0, 0.5, -30]), rtol=0.03, atol=1e-6)

@@ -56,8 +56,8 @@ def drawn_latents(key: Array, batch: dict) -> Array:
   """The latents (B, F, H, W, C) of a batch: a sample where it has their log-variance (`data.sample_latents`), else the mean."""
   if "log_variance" not in batch:
     return batch["latents"]
-  noise = jax.random.normal(jax.random.fold_in(key, LATENTS), batch["latents"].shape, jnp.float32)
-  return batch["latents"] + jnp.exp(0.5 * batch["log_variance"]) * noise
+  mean, log_variance = (batch[name].astype(jnp.float32) for name in ("latents", "log_variance"))  # records are float16
+  return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(jax.random.fold_in(key, LATENTS), mean.shape)
 
 
 def draw_conditioned(key: Array, batch: int, frames: int, *, share: float) -> Array:
