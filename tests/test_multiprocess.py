@@ -90,6 +90,16 @@ def test_several_processes_take_the_step_of_one(tmp_path, processes, devices, si
   one_step.assert_same(pickle.loads((tmp_path / "result").read_bytes()), expected)
 
 
+def test_processes_agree_on_the_checkpoint_that_they_go_on_from(tmp_path):
+  command = lambda port, i: ["tests.fallen_back", str(port), "2", str(i), str(tmp_path / "work")]
+  with Processes(tmp_path, 2, command, devices=2) as running:
+    running.join()
+    said = [running.said(i) for i in range(2)]
+  assert all("went on from step 1 with [1]" in text for text in said)
+  assert all(sum(f"checkpoints/{step} is damaged" in text for text in said) >= 1 for step in (2, 3))
+  assert sorted(path.name for path in (tmp_path / "work" / "damaged").iterdir()) == ["2", "3"]
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
   folder = tmp_path_factory.mktemp("multiprocess")
