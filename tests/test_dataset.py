@@ -259,12 +259,13 @@ def test_samples_are_spread_from_the_first_record_to_the_last(path):
   assert found == {IMAGE: ["1/000.mp4", "1/003.mp4", "1/006.mp4"], VIDEO: ["5/000.mp4", "5/006.mp4", "5/011.mp4"]}
 
 
-@pytest.mark.parametrize("change", [{}, dict(image=(3, 11)), dict(log_variance=True), dict(teacher_dim=0, teacher_grid=(0, 0))])
+@pytest.mark.parametrize("change", [{}, dict(tags=True), dict(image=(3, 11)), dict(log_variance=True), dict(teacher_dim=0, teacher_grid=(0, 0))])
 def test_the_bytes_of_a_record_are_foretold(change):
   spec = dataclasses.replace(SPECS[VIDEO], **change)
   made = {name: np.random.default_rng(0).normal(size=[8 if n is None else n for n in shape]).astype(np.float16)
           for name, shape in spec.shapes.items()}
   strings = {name: value for name, value in small_data.record(VIDEO, 3).items() if name in record.STRINGS + record.NUMBERS}
+  strings |= dict(tags="red, ball") if spec.tags else {}
   content = record.to_bytes(made | strings, spec)
   assert 0 < len(content) - record.bytes_of(spec, text_tokens=24) < 400
   assert_equal(record.from_bytes(content, spec), made | strings)

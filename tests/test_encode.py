@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     videos.write_mp4(path / f"v{number}.mp4", clip(number), fps=24)
     lines.append(line(f"v{number}.mp4"))
   videos.write_mp4(path / "more" / "w.mp4", clip(7, frames=20), fps=24)
-  lines += [line("more/w.mp4"), line("more/w.mp4", start=0.5, long="The later part. It differs.")]
+  lines += [line("more/w.mp4"), line("more/w.mp4", start=0.5, long="The later part. It differs.", tags=["later", "part"])]
   for number in range(3):
     Image.fromarray(clip(20 + number)[0]).save(path / f"i{number}.png")
     lines.append(line(f"i{number}.png"))
@@ -97,6 +97,7 @@ def test_every_clip_becomes_a_record_of_what_the_encoders_see(folder, undisturbe
     for name, caption in (("text_long", record["caption_long"]), ("text_short", record["caption_short"]),
                           ("text_truncated", record["caption_long"].split("And")[0].split("It")[0])):
       np.testing.assert_array_equal(record[name], ENCODERS.text.encode([caption])[0].astype(np.float16), err_msg=name)
+  assert found["more/w.mp4@0.5"]["tags"] == "later, part" and found["v0.mp4"]["tags"] == ""
   assert found["more/w.mp4@0.5"]["start"] == 0.5 and found["more/w.mp4@0.5"]["caption_long"] == "The later part. It differs."
   assert (found["more/w.mp4@0.5"]["latents"] != found["more/w.mp4"]["latents"]).any()
 

@@ -43,7 +43,7 @@ class Encoders(NamedTuple):
         grid=self.codec.grid(bucket.frames, bucket.height, bucket.width), channels=self.codec.channels, text_dim=self.text.dim,
         teacher_grid=self.teacher.grid(bucket.height, bucket.width) if self.teacher else (0, 0),
         teacher_dim=self.teacher.dim if self.teacher else 0,
-        image=(self.image.tokens, self.image.dim) if self.image else (0, 0), log_variance=self.log_variance)
+        image=(self.image.tokens, self.image.dim) if self.image else (0, 0), log_variance=self.log_variance, tags=True)
 
   def text_empty(self) -> np.ndarray:
     """(T, dim) float16: the encoding of "", which stands for a dropped caption."""
@@ -81,7 +81,8 @@ class Extractor:
     return [
         dict(key=clip.key, **{name: array[row] for name, array in arrays.items()},
              text_long=next(texts), text_short=next(texts), text_truncated=next(texts),
-             caption_long=clip.long, caption_short=clip.short, source=clip.file, start=clip.start, fps=clip.fps)
+             caption_long=clip.long, caption_short=clip.short, source=clip.file, tags=", ".join(clip.tags),
+             start=clip.start, fps=clip.fps)
         for row, clip in enumerate(clips)
     ]
 

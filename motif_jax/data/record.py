@@ -12,6 +12,7 @@ Where the data set was made with them (`Spec`):
   log_variance   (F, H, W, C) float16: of the latents, whose mean `latents` then are
   image          (I, dim) float16: tokens of the first frame.  Training does not read them yet: fused attention masks keys at the
                  tail alone, and in a batch only some samples start from a picture
+  tags           str, with commas; data sets made before there were tags have none
 """
 
 import dataclasses
@@ -40,6 +41,7 @@ class Spec:
   teacher_dim: int  # 0: no features of a teacher
   image: tuple[int, int] = (0, 0)  # (tokens, dim); (0, 0): no image tokens
   log_variance: bool = False
+  tags: bool = False
 
   @classmethod
   def from_dict(cls, content: dict) -> "Spec":
@@ -61,6 +63,11 @@ class Spec:
     return shapes
 
 
+def strings_of(spec: Spec) -> tuple[str, ...]:
+  """The names of what is text in a record."""
+  return STRINGS + ("tags",) * spec.tags
+
+
 def bytes_of(spec: Spec, *, text_tokens: int = TYPICAL_TOKENS) -> int:
   """The size of the arrays of a record, two bytes a number, with captions of `text_tokens` in sum: what it takes on disk before
   compression, which saves nothing on the features of real encoders, and without the few hundred bytes of its strings."""
@@ -77,9 +84,10 @@ def check(record: dict, spec: Spec) -> None:
       wrong.append(f"{name} is {given}, expected float16 {tuple('T' if n is None else n for n in shape)}")
     elif not np.isfinite(array).all():
       wrong.append(f"{name} holds values that are not finite in float16")
-  wrong += [f"{name} is {record.get(name)!r}, expected a string" for name in STRINGS if not isinstance(record.get(name), str)]
+  strings = strings_of(spec)
+  wrong += [f"{name} is {record.get(name)!r}, expected a string" for name in strings if not isinstance(record.get(name), str)]
   wrong += [f"{name} is {record.get(name)!r}, expected a float" for name in NUMBERS if not isinstance(record.get(name), float)]
-  if unknown := sorted(set(record) - {*spec.shapes, *STRINGS, *NUMBERS}):
+  if unknown := sorted(set(record) - {*spec.shapes, *strings, *NUMBERS}):
     wrong.append(f"unknown entries {unknown}")
   if wrong:
     raise ValueError(f"record {record.get('key')!r} does not fit its bucket: " + "; ".join(wrong) + ".")
@@ -90,7 +98,7 @@ def features(spec: Spec) -> tfds.features.FeaturesDict:
   """The tfds features of records of `spec`."""
   # Arrays as raw bytes: the default encoding of tfds knows no float16 and would store every number as a float32 in a list.
   arrays = {name: tfds.features.Tensor(shape=shape, dtype=np.float16, encoding="bytes") for name, shape in spec.shapes.items()}
-  strings = {name: tfds.features.Text() for name in STRINGS}
+  strings = {name: tfds.features.Text() for name in strings_of(spec)}
   numbers = {name: tfds.features.Scalar(np.float32) for name in NUMBERS}
   return tfds.features.FeaturesDict({**arrays, **strings, **numbers})
 
@@ -110,7 +118,7 @@ def _serializer(spec: Spec):
 
 def from_example(example: dict) -> dict:
   """The record of what tfds reads: strings instead of bytes, Python floats."""
-  strings = {name: example[name].decode() for name in STRINGS}
+  strings = {name: value.decode() for name, value in example.items() if isinstance(value, bytes)}
   return {**example, **strings, **{name: float(example[name]) for name in NUMBERS}}
 
 
