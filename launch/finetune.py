@@ -32,6 +32,8 @@ def parse(argv=None) -> tuple[argparse.Namespace, list[str]]:
   add("--workdir", required=True)
   add("--data", help="a data set of launch.encode, made with the encoders of the network")
   add("--clips", help="a folder of captioned videos, encoded into WORKDIR/dataset first")
+  add("--keep", help="a data set like the one that the network was trained on: every other step trains on it, so that what the "
+      "clips do not show is not forgotten")
   add("--buckets", help="of --clips: FRAMESxHEIGHTxWIDTH, comma-separated; by default the bucket that the network samples in")
   add("--rank", type=int, default=16, help="of the adapter; 0 trains the whole network")
   add("--alpha", type=float, help="the adapter counts alpha / rank times; by default alpha is the rank")
@@ -81,7 +83,7 @@ def prepare(args: argparse.Namespace, others: list[str]) -> loop.Job:
   mesh = meshes.make_mesh(cfg.mesh)
   if args.clips:
     buckets = buckets_lib.parse(args.buckets) if args.buckets else (cfg.sample.bucket,)
-    print(finetune.encode_clips(args.clips, cfg.data.path, cfg, buckets))
+    print(finetune.encode_clips(args.clips, _absolute(pathlib.Path(args.workdir) / "dataset"), cfg, buckets))
   finetune.check_count(cfg)
   if cfg.adapter.rank:
     cfg = finetune.with_digest(cfg, mesh)
@@ -94,8 +96,9 @@ def config_of(args: argparse.Namespace, others: list[str]) -> config.Config:
   """The config of the network, changed by the recipe and then by the flags."""
   base = finetune.base_config(args.weights, config.from_config_dict(motif_2b.get_config()))
   c = recipes.recipe(ConfigDict(config.to_dict(base)), rank=args.rank)
-  c.adapter.update(dict(base=str(pathlib.Path(args.weights).absolute()), alpha=args.alpha or float(max(args.rank, 1))))
-  c.data.path = str(pathlib.Path(args.data or pathlib.Path(args.workdir) / "dataset").absolute())
+  c.adapter.update(dict(base=_absolute(args.weights), alpha=args.alpha or float(max(args.rank, 1))))
+  data = _absolute(args.data or pathlib.Path(args.workdir) / "dataset")
+  c.data.update(dict(path="", mixture=((data, 1.0), (_absolute(args.keep), 1.0))) if args.keep else dict(path=data, mixture=()))
   c.sample.prompts = tuple(args.prompt)
   c.mesh.update(dict(data=-1, fsdp=1, sequence=1))
   if args.targets:
@@ -107,6 +110,10 @@ def config_of(args: argparse.Namespace, others: list[str]) -> config.Config:
     path, _, text = flag.removeprefix("--config.").partition("=")
     config_dict.change(c, path, text)
   return config.from_config_dict(c)
+
+
+def _absolute(path) -> str:
+  return str(pathlib.Path(path).absolute())
 
 
 if __name__ == "__main__":

@@ -51,6 +51,17 @@ def test_a_trained_model_makes_a_video_and_says_how(folder):
   assert (folder / "out" / "contact_sheet.png").exists() and made["settings"]["seed"] == 3 and made["step"] == 4
 
 
+def test_an_adapter_is_trained_and_sampled(folder):
+  given = ["finetune", f"--weights={folder}/work", f"--data={folder}/dataset", f"--workdir={folder}/adapter", "--config.data.validation=0.2"]
+  assert "no kernel of this network" in launch(*given, "--targets=head/*", fails=True)
+  assert "expected 1 to 16" in launch(*given, "--rank=17", fails=True)
+  assert "expected at least 30 (data.batch_size)" in launch(*given, "--batch=30", fails=True)
+  assert "adapter: " in launch(*given, "--rank=2", "--steps=2", "--batch=4")
+  launch("sample", f"--checkpoint={folder}/work", "--prompt=a red square moves left", f"--output={folder}/adapted",
+         f"--adapter={folder}/adapter/adapter.safetensors", "--adapter_weight=0.5")
+  assert json.loads((folder / "adapted" / "samples.json").read_text())["settings"]["adapter_weight"] == 0.5
+
+
 def test_the_judge_scores_held_out_prompts(folder):
   assert "held-out prompts" in launch("judge", f"--checkpoint={folder}/work", "--count=6", f"--output={folder}/judged")
   scores = json.loads((folder / "judged" / "scores.json").read_text())

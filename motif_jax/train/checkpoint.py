@@ -23,7 +23,7 @@ from motif_jax.model import lora
 from motif_jax.train import damage, manifest, retention, stored
 from motif_jax.train.saved_config import config_from_json, differences
 from motif_jax.train.state import TrainState, init_trained, network
-from motif_jax.weights import folder as folders
+from motif_jax.weights import folder as released
 
 FOLDER = "checkpoints"  # inside the work directory
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -168,8 +168,8 @@ def restore_base(cfg: Config, mesh: Mesh | None, *, frozen: bool = True) -> dict
   """
   path, alone = pathlib.Path(cfg.adapter.base), dataclasses.replace(cfg, adapter=dataclasses.replace(cfg.adapter, rank=0))
   target = _abstract_parameters(alone, mesh)
-  if folders.is_one(path):
-    params = folders.read_params(folders.find(path), shardings=jax.tree.map(lambda x: x.sharding, target))
+  if released.is_one(path):
+    params = released.read_params(released.find(path), shardings=jax.tree.map(lambda x: x.sharding, target))
   else:
     _, params = restore_for_sampling(path, mesh)
   shapes = lambda tree: {name: leaf.shape for name, leaf in sharding.paths_of(tree)}

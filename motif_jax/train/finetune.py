@@ -17,6 +17,7 @@ from motif_jax.data import dataset as datasets, encode, pipeline, survey
 from motif_jax.data.progress import Clock
 from motif_jax.model import lora
 from motif_jax.train import checkpoint
+from motif_jax.train.state import init_trained
 from motif_jax.weights import folder as folders, lora as files, release
 
 FILE = "adapter.safetensors"  # in the work directory
@@ -38,25 +39,26 @@ def base_config(path: str, cfg: Config) -> Config:
 
 
 def with_digest(cfg: Config, mesh: Mesh) -> Config:
-  """`cfg` with the digest of the network that its adapter will belong to."""
+  """`cfg` with the digest of the network that its adapter will belong to; ValueError for an adapter that it cannot have."""
+  jax.eval_shape(lambda key: init_trained(key, cfg), jax.random.key(0))
   params = checkpoint.restore_base(cfg, mesh, frozen=False)
   return dataclasses.replace(cfg, adapter=dataclasses.replace(cfg.adapter, digest=lora.digest(params)))
 
 
 def encode_clips(clips: str, output: str, cfg: Config, buckets: tuple[BucketConfig, ...]) -> str:
   """What was encoded, as a table, after making a data set in `output`; one that is there and matches is kept."""
-  setting = encoding.Setting(cfg, clips, output, batch_size=1, batch_pixels=0, decoders=1, limit=300)
+  setting = encoding.Setting(cfg, clips, output, batch_size=16, batch_pixels=128e6, decoders=0, limit=300.0)
   write = functools.partial(encoding.write, setting, clock=Clock())
   return encode.encode(clips, survey.survey(clips, buckets), output, setting.encoders(), write).table()
 
 
 def check_count(cfg: Config) -> None:
   """Raises ValueError where the data set has too few clips for a batch and something held out."""
-  dataset = datasets.open_dataset(cfg.data.path, cfg.data.source)
-  training, held_out = pipeline.split_indices(dataset, cfg.data.validation)
+  path = cfg.data.path or cfg.data.mixture[0][0]
+  training, held_out = pipeline.split_indices(datasets.open_dataset(path, cfg.data.source), cfg.data.validation)
   have, held = sum(map(len, training)), sum(map(len, held_out))
   if have < cfg.data.batch_size or (cfg.data.validation and not held):
-    raise ValueError(f"{cfg.data.path} has {have + held} clips, of which data.validation {cfg.data.validation:g} holds out "
+    raise ValueError(f"{path} has {have + held} clips, of which data.validation {cfg.data.validation:g} holds out "
                      f"{held}; expected at least {cfg.data.batch_size} (data.batch_size) to train on and 1 held out; 20 to 50 "
                      "clips make a good adapter.  Add clips, or set data.validation=0.0 or a smaller batch.")
 

@@ -116,7 +116,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
     step = int(state.step)
     beside = checkpoint.beside(manager, step)
     writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir, since=step)))
-    say(*describe(cfg, mesh, abstract), f"from step {step} to {cfg.train.steps} in {job.workdir}")
+    say(*describe(cfg, mesh, abstract, job.frozen), f"from step {step} to {cfg.train.steps} in {job.workdir}")
     source = job.batches(step)
     stack.callback(lambda: source.close())  # whichever it is by then
     guard = Guard(cfg.train)
@@ -236,7 +236,7 @@ def _tasks(job, writer) -> list[tuple[int, Callable]]:
   return tasks
 
 
-def describe(cfg: Config, mesh: Mesh, state: TrainState) -> list[str]:
+def describe(cfg: Config, mesh: Mesh, state: TrainState, frozen: dict | None = None) -> list[str]:
   """What is about to run, in lines: mesh, plan, parameters by part, batch and state per device."""
   size = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
   parts = state.params["model"] | {name: tree for name, tree in state.params.items() if name != "model"}
@@ -251,6 +251,7 @@ def describe(cfg: Config, mesh: Mesh, state: TrainState) -> list[str]:
       "plan: " + " | ".join(map(str, plan_at(cfg, 0))),
       *(f"parameters: {size(tree):>13,} {name}" for name, tree in parts.items()),
       f"parameters: {size(state.params):>13,} in all",
+      *([f"parameters: {size(frozen):>13,} frozen, of {cfg.adapter.base}"] if frozen else []),
       f"batch: {cfg.data.batch_size}, {cfg.data.batch_size // meshes.degree(mesh, 'batch')} per device"
       + (f" in {cfg.train.accumulate} microbatches" if cfg.train.accumulate > 1 else ""),
       f"state: {held / 1e9:.3g} GB per device (weights, average, optimizer)",
