@@ -1,4 +1,4 @@
-"""What settings of sampling do to what comes out: distances to the exact solution and to exact sampling, and scores of the judge."""
+"""What settings of sampling do to what comes out: distances to exact solutions and to exact sampling, and scores."""
 
 from collections.abc import Sequence
 
