@@ -9,10 +9,13 @@ _xla() {  # _xla FLAG VALUE
 # Starts collectives early and waits for them late: gathers of the next weights run under matmuls.  Off by default.
 _xla xla_gpu_enable_latency_hiding_scheduler true
 # A step that hangs (a dead node, a stuck collective) would hold its GPUs for ever: end the process, so that a scheduler can start
-# it again from its checkpoint.  Longer than any step, short against a night.
+# it again from its checkpoint.  Longer than any step, short against a night, and longer than train.stall_seconds: the watchdog of
+# `launch.train` comes first and prints where each thread is; these are for where it cannot, in a start or another program.
 _xla xla_gpu_execution_terminate_timeout 30m
 # The same where processes meet to set up a communicator; by default they wait without end.
 _xla xla_gpu_nccl_termination_timeout_seconds 1800
+# An error of NCCL, such as a peer that died, ends the process, and does not leave it waiting for the others.
+_xla xla_gpu_nccl_terminate_on_error true
 # The devices of a process wait for each other at their first collective: 40 s by default, and a slow start on a busy file system
 # would kill the run.
 _xla xla_gpu_first_collective_call_terminate_timeout_seconds 600

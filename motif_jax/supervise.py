@@ -1,13 +1,13 @@
-"""Starts the processes of a run, watches them, and starts them all again from the last checkpoint when one fails.
+"""Starts the processes of a run on one machine, watches them, and starts all again from the last checkpoint when one fails.
 
 Imports nothing but the standard library: what watches must not fail with what it watches, and has to start at once.
 """
 
+import os
 import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,18 +27,24 @@ class Supervisor:
 
   Args:
     command: of one process, without what tells it from the others.
-    processes: how many there are, on this machine; more than one are told of each other by flags of `launch.train`.
+    processes: how many there are on this machine, each with one of its devices.
+    nodes: how many machines there are, each with its supervisor; `node`: which one this is.  With several, `starts` is 1: what
+      started the supervisors has to start them all again.
+    coordinator: host:port of the first process of node 0; by default a free port of this machine.
     starts: how often in a row the run may start without getting any further.
     reached: () -> a number that grows as the run gets on, such as the step of its newest checkpoint.
     start_seconds: how long a process may take until its first heartbeat.
     finish_seconds: how long the others may take once one has ended well, or all were told to end.
+    heartbeats: a folder for their files; by default one that is deleted in the end.
     say: takes each line of the report.
   """
 
-  def __init__(self, command: Sequence[str], *, processes: int, starts: int, reached: Callable[[], float],
-               start_seconds: float = 1800, finish_seconds: float = 600, say: Callable[[str], None] = print):
+  def __init__(self, command: Sequence[str], *, processes: int, starts: int, reached: Callable[[], float], nodes: int = 1,
+               node: int = 0, coordinator: str | None = None, heartbeats: str | None = None, start_seconds: float = 1800,
+               finish_seconds: float = 600, say: Callable[[str], None] = print):
     self._command, self._processes, self._starts, self._reached = command, processes, starts, reached
     self._start_seconds, self._finish_seconds, self._say = start_seconds, finish_seconds, say
+    self._nodes, self._node, self._coordinator, self._heartbeats = nodes, node, coordinator, heartbeats
     self._told: list[int] = []  # signals, in the order they came; `_passed` of them have been passed on
     self._passed = 0
     self._running: list[subprocess.Popen] = []
@@ -64,22 +70,28 @@ class Supervisor:
 
   def _attempt(self):
     """Starts all processes once; the status of the first that failed, or 0."""
-    with tempfile.TemporaryDirectory(prefix="heartbeats") as folder:
-      beats = [pathlib.Path(folder) / str(i) for i in range(self._processes)]
+    with tempfile.TemporaryDirectory(prefix="heartbeats") as temporary:
+      folder = pathlib.Path(self._heartbeats or temporary)
+      folder.mkdir(parents=True, exist_ok=True)
       try:
+        beats = [folder / str(i) for i in range(self._processes)]
         self._start(beats)
         return self._watch(beats)
       finally:
         self._end()
 
   def _start(self, beats):
-    port, self._running = free_port(), []
+    coordinator, count = self._coordinator or f"localhost:{free_port()}", self._nodes * self._processes
+    self._running = []
     for i, beat in enumerate(beats):
       beat.write_text(f"{time.time() + self._start_seconds:.0f}\n")
-      joined = [f"--coordinator=localhost:{port}", f"--processes={self._processes}", f"--process_id={i}"]
-      command = [*self._command, f"--heartbeat={beat}", *(joined if self._processes > 1 else [])]
+      command, environment = [*self._command, f"--heartbeat={beat}"], dict(os.environ)
+      if count > 1:
+        command += [f"--coordinator={coordinator}", f"--processes={count}", f"--process_id={self._node * self._processes + i}"]
+      if self._processes > 1:
+        environment["JAX_LOCAL_DEVICE_IDS"] = str(i)
       # A session of its own: Control-C goes to a whole terminal, and would reach it twice.
-      self._running.append(subprocess.Popen(command, start_new_session=True))
+      self._running.append(subprocess.Popen(command, env=environment, start_new_session=True))
 
   def _watch(self, beats):
     leaving = None  # since when one of them has ended, or was told to

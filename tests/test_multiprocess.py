@@ -17,6 +17,7 @@ import pytest
 
 from motif_jax import distributed, endings, mesh as meshes
 from motif_jax.config import MeshConfig
+from motif_jax.train import metrics
 from tests import one_step
 from tests.test_end_to_end import CACHED, TINY, launch
 
@@ -128,6 +129,31 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on(tm
     said = running.said()
   assert f"from step {step} to {step + 2}" in said and f"done: step {step + 2} is saved" in said
   assert len(list((tmp_path / "work").glob("events*"))) == 2  # one of each run
+
+
+def test_a_stopped_process_is_noticed_and_all_go_on_from_the_checkpoint_to_the_same_losses(tmp_path, dataset):
+  work, output = tmp_path / "work", tmp_path / "said.txt"
+  changes = ["train.steps=150", "train.save_every=50", "train.stall_seconds=20.0", "sample.prompts=()", "data.validation=0.0",
+             "route.keep=1.0", "alignment.weight=0.0", "optimizer.kind=adamw", "model.depths.single=1",
+             "model.depths.decoder=0"]
+  flags = [*TINY, f"--config.data.path={dataset}", *(f"--config.{change}" for change in changes)]
+  command = [sys.executable, "-m", "launch.supervise", f"--workdir={work}", "--processes=2", "--", *flags]
+  environment = os.environ | CACHED | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+  with output.open("w") as file, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT) as run:
+    deadline = time.monotonic() + PATIENCE
+    while "\nstep 55/" not in output.read_text():
+      assert run.poll() is None and time.monotonic() < deadline, output.read_text()[-3000:]
+      time.sleep(0.005)
+    children = pathlib.Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGSTOP)
+    first = metrics.read(work, "train/loss")  # the next start takes back what came after its checkpoint
+    assert run.wait(PATIENCE) == 0, output.read_text()[-3000:]
+  said = output.read_text()
+  assert "supervise: process 0 of 2 ended with status 76" in said or "gave no sign of life" in said
+  assert "most recent call first" in said and re.search("from step (50|100) to 150", said) and "done: step 150" in said
+  losses = metrics.read(work, "train/loss")
+  assert [step for step, _ in losses] == list(range(1, 151)) and len(first) >= 55
+  assert losses[:len(first)] == first  # what was done twice came to the same bits
 
 
 @pytest.mark.parametrize("given, said", [

@@ -16,7 +16,7 @@ import optax
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-from motif_jax import config, mesh as meshes, sharding
+from motif_jax import config, endings, mesh as meshes, sharding
 from motif_jax.config import MeshConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.train import checkpoint, evaluate, loop, metrics, previews
@@ -126,10 +126,10 @@ class Killed(Exception):
   """What a run ends with that is told nothing."""
 
 
-def _job(folder, *, stop_in=None, killed_in=None, seen=None, held_out=(), previews=None, **train):
+def _job(folder, *, stop_in=None, killed_in=None, bad=(), seen=None, held_out=(), previews=None, **train):
   """A job on endless random batches; while batch `stop_in` is read, the process gets a SIGTERM, and in `killed_in` it is gone.
 
-  `train`: changes of config.train.
+  The batches in `bad` are not finite.  `train`: changes of config.train.
   """
   cfg = dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, **train))
 
@@ -141,7 +141,9 @@ def _job(folder, *, stop_in=None, killed_in=None, seen=None, held_out=(), previe
         raise Killed
       if seen is not None:
         seen.append(i)
-      yield None, tiny.batch(CFG, i)
+      batch = tiny.batch(CFG, i)
+      batch["latents"][-1, 0, 0, 0] = np.inf if i in bad else 0.5
+      yield None, batch
 
   return loop.Job(cfg, str(folder), _mesh(1, 1, 1), ADAMW, batches, held_out=held_out, previews=previews)
 
@@ -161,7 +163,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, compiled, capsys)
   assert "interrupted: step 2 is saved" in capsys.readouterr().out
   rest = loop.run(_job(tmp_path / "parts", seen=seen))
   assert int(rest.step) == 4 and seen == [0, 1, 2, 3]
-  for (path, x), (_, y) in zip(sharding.paths_of(rest), sharding.paths_of(whole)):
+  _assert_same(rest, whole)
+
+
+def _assert_same(state, expected):
+  for (path, x), (_, y) in zip(sharding.paths_of(state), sharding.paths_of(expected)):
     np.testing.assert_array_equal(x, y, err_msg=path)
 
 
@@ -208,6 +214,74 @@ def test_twice_n_steps_are_n_and_n(tmp_path, compiled, figures):
   jax.tree.map(np.testing.assert_array_equal, rest, whole)
   got, expected = _written(tmp_path / "halves"), _written(tmp_path / "whole")
   assert {key: got[key] for key in expected} == expected and {step for step, _ in set(got) - set(expected)} == {4}
+
+
+def _trained_on(batches):
+  """The state after those batches and no others; each batch is known by its step, and so are its noise and times."""
+  state, source = _state(_mesh(1, 1, 1), ADAMW), _job("").batches(0)
+  for i, (_, batch) in zip(range(batches[-1] + 1), source):
+    if i in batches:
+      state, _ = _adamw_step(CFG)(state.replace(step=jnp.int32(i)), batch)
+  return state
+
+
+def test_a_batch_without_a_finite_loss_is_skipped_as_if_it_were_absent(tmp_path, compiled):
+  state = loop.run(_job(tmp_path, bad=(1,), steps=4, log_every=2))
+  _assert_same(state, _trained_on([0, 2, 3]))
+  assert metrics.read(tmp_path, "train/skipped") == [(2, 1.0), (4, 0.0)]
+  assert np.isfinite([value for _, value in metrics.read(tmp_path, "train/loss")]).all()
+
+
+def test_bad_batches_in_a_row_roll_back_to_the_newest_checkpoint_and_past_them(tmp_path, compiled, capsys):
+  run = functools.partial(_job, tmp_path, bad=(2, 7, 8, 9), steps=12, save_every=4, keep=9, skips_in_row=3)
+  state = loop.run(run(stop_in=8))
+  out = capsys.readouterr().out  # 2 is skipped; in the middle of the row nothing is saved
+  assert int(state.step) == 9 and "interrupted: step 9 is not saved: the last 2 batches" in out and "rolled back" not in out
+  state = loop.run(run())
+  _assert_same(state, _trained_on([0, 1, 3, 10, 11]))
+  assert "rolled back (1 of 3): left out are the batches from step 4 to 10, the last 3 without" in capsys.readouterr().out
+
+
+def test_a_run_that_rolls_back_too_often_ends_with_a_report_and_a_whole_checkpoint(tmp_path, compiled):
+  with pytest.raises(endings.Ending, match=r"(?s)2 times 2 batches in a row.*from step 2 to 5, the.*from step 5 to 7, the") as raised:
+    loop.run(_job(tmp_path, bad=range(3, 99), steps=20, save_every=2, skips_in_row=2, rollbacks=1))
+  assert raised.value.status == endings.DIVERGED
+  _assert_same(loop.run(_job(tmp_path, steps=6)), _trained_on([0, 1, 5]))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder on a file system of 6 MB."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], capture_output=True, check=False).returncode:
+    pytest.skip("may not mount file systems here")
+  yield folder
+  subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("fault, said", [
+    ("a file of 4 MB", "No space left on device"), ("remount,ro", "Read-only file system"),
+])
+def test_a_disk_that_cannot_be_written_ends_a_run_that_goes_on_once_it_can(tmp_path, small_disk, compiled, fault, said):
+  def strike(batches):
+    def struck(step):
+      for i, item in enumerate(batches(step), start=step):
+        if i == 5 and fault == "remount,ro":
+          subprocess.run(["mount", "-o", fault, small_disk], check=True)
+        elif i == 5:
+          (small_disk / "ballast").write_bytes(bytes(4 << 20))
+        yield item
+    return struck
+
+  job = _job(small_disk / "work", steps=8, save_every=2, keep=1)
+  with pytest.raises(endings.Ending, match=said) as raised:
+    loop.run(dataclasses.replace(job, batches=strike(job.batches)))
+  assert raised.value.status == endings.DISK
+  subprocess.run(["mount", "-o", "remount,rw,size=20m", small_disk], check=True)
+  seen = []
+  _assert_same(loop.run(_job(small_disk / "work", steps=8, save_every=2, seen=seen)), _trained_on(list(range(8))))
+  assert 2 <= seen[0] <= 6  # it went on from a checkpoint
 
 
 def test_the_log_says_what_runs_and_how_it_goes(tmp_path, compiled, capsys):
