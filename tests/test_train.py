@@ -260,28 +260,35 @@ def small_disk(tmp_path):
   subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("fault, said", [
-    ("a file of 4 MB", "No space left on device"), ("remount,ro", "Read-only file system"),
-])
-def test_a_disk_that_cannot_be_written_ends_a_run_that_goes_on_once_it_can(tmp_path, small_disk, compiled, fault, said):
-  def strike(batches):
-    def struck(step):
-      for i, item in enumerate(batches(step), start=step):
-        if i == 5 and fault == "remount,ro":
-          subprocess.run(["mount", "-o", fault, small_disk], check=True)
-        elif i == 5:
-          (small_disk / "ballast").write_bytes(bytes(4 << 20))
-        yield item
-    return struck
+def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(tmp_path, small_disk, compiled):
+  def filled(step):
+    for i, item in enumerate(_job("").batches(step), start=step):
+      if i == 5:
+        (small_disk / "ballast").write_bytes(bytes(4 << 20))
+      yield item
 
   job = _job(small_disk / "work", steps=8, save_every=2, keep=1)
-  with pytest.raises(endings.Ending, match=said) as raised:
-    loop.run(dataclasses.replace(job, batches=strike(job.batches)))
+  with pytest.raises(endings.Ending, match="No space left on device") as raised:
+    loop.run(dataclasses.replace(job, batches=filled))
   assert raised.value.status == endings.DISK
-  subprocess.run(["mount", "-o", "remount,rw,size=20m", small_disk], check=True)
+  subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+  _goes_on_to_the_bits_of_a_whole_run(small_disk / "work")
+
+
+def _goes_on_to_the_bits_of_a_whole_run(workdir):
   seen = []
-  _assert_same(loop.run(_job(small_disk / "work", steps=8, save_every=2, seen=seen)), _trained_on(list(range(8))))
+  _assert_same(loop.run(_job(workdir, steps=8, save_every=2, seen=seen)), _trained_on(list(range(8))))
   assert 2 <= seen[0] <= 6  # it went on from a checkpoint
+
+
+def test_a_disk_that_became_read_only_is_named_and_keeps_its_checkpoints(tmp_path, small_disk, compiled):
+  loop.run(_job(small_disk / "work", steps=8, save_every=2, stop_in=2))
+  subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+  with pytest.raises(endings.Ending, match="Read-only file system") as raised:
+    loop.run(_job(small_disk / "work", steps=8, save_every=2))
+  assert raised.value.status == endings.DISK
+  subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+  _goes_on_to_the_bits_of_a_whole_run(small_disk / "work")
 
 
 def test_the_log_says_what_runs_and_how_it_goes(tmp_path, compiled, capsys):
