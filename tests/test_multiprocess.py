@@ -133,7 +133,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on(tm
 
 def test_a_stopped_process_is_noticed_and_all_go_on_from_the_checkpoint_to_the_same_losses(tmp_path, dataset):
   work, output = tmp_path / "work", tmp_path / "said.txt"
-  changes = ["train.steps=150", "train.save_every=50", "train.stall_seconds=20.0", "sample.prompts=()", "data.validation=0.0",
+  changes = ["train.steps=150", "train.save_every=50", "train.stall_seconds=8.0", "sample.prompts=()", "data.validation=0.0",
              "route.keep=1.0", "alignment.weight=0.0", "optimizer.kind=adamw", "model.depths.single=1",
              "model.depths.decoder=0"]
   flags = [*TINY, f"--config.data.path={dataset}", *(f"--config.{change}" for change in changes)]
