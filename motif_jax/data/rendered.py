@@ -19,6 +19,7 @@ class Source:
 
   def __init__(self, records: Sequence[dict]):
     self._records = records
+    self.shards = (len(records),)
     self.digests = np.array([record_lib.digest(record["key"]) for record in records], np.uint64)
 
   def __len__(self) -> int:

@@ -7,6 +7,7 @@ start again.  New parameters start as they are initialised, their average with t
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -18,6 +19,7 @@ from motif_jax.config import Config
 from motif_jax.data.videos import replacing
 from motif_jax.train import loop, partial
 from motif_jax.train.report import say
+from motif_jax.train.state import TrainState
 
 FILE = "curriculum.json"  # in the work directory of all stages
 # What may have another shape in the checkpoint of the stage before, and is then new.
@@ -44,7 +46,7 @@ def walk(stages: Sequence[Stage], workdir: str, *, start: str | None = None, pre
     if stage.name not in ended:
       say(f"== {stage.name}")
       job = prepare(stage.cfg, str(folder / stage.name))
-      state = loop.run(job if start is None else dataclasses.replace(job, start=_from(start, job)))
+      state = loop.run(job if start is None else dataclasses.replace(job, start=functools.partial(from_checkpoint, start, job)))
       if int(state.step) < stage.cfg.train.steps:
         return False
       _write(folder, ended | {stage.name: dict(steps=stage.cfg.train.steps, ended=time.strftime("%Y-%m-%d %H:%M:%S"))})
@@ -64,5 +66,6 @@ def _write(folder, ended):
       temporary.write_text(json.dumps(ended, indent=1))
 
 
-def _from(start, job):
-  return lambda: partial.restore_partial(start, job.cfg, job.mesh, job.optimizer, renew=RENEW)
+def from_checkpoint(path: str, job: loop.Job) -> tuple[TrainState, partial.Changes]:
+  """(the state that a stage starts from, what of the checkpoint that `path` names is in it)."""
+  return partial.restore_partial(path, job.cfg, job.mesh, job.optimizer, renew=RENEW)
