@@ -55,7 +55,7 @@ flags.DEFINE_float("batch_pixels", 128, "Million pixels that a device encodes at
 flags.DEFINE_integer("clips_per_shard", encode.CLIPS_PER_SHARD, "Clips per file, at most; fewer where they are large. A job that "
                      "is stopped loses at most one file's work.", lower_bound=1)
 flags.DEFINE_integer("readers", 4, "Processes that decode videos.", lower_bound=1)
-flags.DEFINE_float("limit", 300, "Seconds that decoding a clip may take, twice; then it is skipped.", lower_bound=0)
+flags.DEFINE_float("limit", 300, "Seconds that decoding a clip may take, twice; then it is skipped.", lower_bound=1)
 flags.DEFINE_string("ray", "", "Address of a Ray cluster that does the work, such as auto; local: one on this machine.")
 flags.DEFINE_integer("actors", 1, "With --ray: its actors, with one device and --readers processes each.", lower_bound=1)
 flags.DEFINE_string("shard", "0/1", "I/N: this is job I of N, from 0 on, which takes every Nth file.")

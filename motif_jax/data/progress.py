@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 SAY_EVERY = 5.0  # seconds
-# Phase -> who is busy in it.  Waiting is what devices lose to decoding; writing is theirs too, as one thread does both.
+# Phase -> whose time it is.  Waiting is what the devices lose to decoding; writing goes on beside them, in a thread.
 PHASES = {"probe": "job", "decode": "core", "waiting for clips": "job", "codec": "device", "teacher": "device",
           "image": "device", "text": "device", "write": "job"}
 
