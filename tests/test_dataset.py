@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from configs import base
 from motif_jax import config as config_lib
 from motif_jax.config import BucketConfig
-from motif_jax.data import buckets, dataset, record, verify, videos
+from motif_jax.data import buckets, dataset, pipeline, record, verify, videos
 from tests import small_data
 from tests.small_data import IMAGE, SPECS, VIDEO
 
@@ -196,6 +196,29 @@ def test_a_data_set_of_another_version_of_an_encoder_is_refused(path):
   encoders = (dataclasses.replace(small_data.Codec(), version="2"), small_data.Text(), small_data.Teacher())
   with pytest.raises(ValueError, match="version of means: the data set has '1', the config '2'"):
     dataset.check_encoders(dataset.open_dataset(path).meta, fitting_config(), encoders=encoders)
+
+
+def test_a_mixture_has_the_parts_of_all_its_data_sets_and_reads_from_each(path, tmp_path):
+  other = small_data.write(tmp_path / "other", {VIDEO: 30})
+  cfg = small_data.config(mixture=((str(path), 1.0), (str(other), 2.0)))
+  opened = dataset.open_data(cfg)
+  first = dataset.open_dataset(path).meta.parts
+  assert opened.meta.parts[:-1] == first and opened.meta.parts[-1].records == 30 == len(opened.sources[-1])
+  assert opened.origins == (0,) * len(first) + (1,)
+  batches = pipeline.batches(cfg, opened, seed=0)
+  seen = np.concatenate([next(batches)[1]["latents"][:, 0, 0, 0, 0] for _ in range(30)])
+  batches.close()
+  assert set(seen) >= set(range(20, 30))  # which the first does not have
+
+
+def test_data_sets_that_do_not_mix_are_named(path, tmp_path):
+  other = small_data.write(tmp_path / "other", {VIDEO: 4})
+  (other / "dataset.json").write_text((other / "dataset.json").read_text().replace('"lengths"', '"word_hash"'))
+  with pytest.raises(ValueError, match="do not mix: the text encoder of .*other is .*word_hash.*lengths"):
+    dataset.open_data(small_data.config(mixture=((str(path), 1.0), (str(other), 1.0))))
+  for changes in (dict(path=""), dict(path=str(path), mixture=((str(other), 1.0),))):
+    with pytest.raises(ValueError, match="set one of them"):
+      dataset.open_data(small_data.config(**changes))
 
 
 def damage(file, at, byte=b"\xff"):

@@ -62,6 +62,14 @@ def test_an_adapter_is_trained_and_sampled(folder):
   assert json.loads((folder / "adapted" / "samples.json").read_text())["settings"]["adapter_weight"] == 0.5
 
 
+def test_the_schedule_of_a_run_is_printed_before_it_starts(folder):
+  mixture = f"--config.data.mixture=(('{folder}/dataset',3),('{folder}/dataset',1))"
+  out = launch("schedule", *TINY, mixture, "--config.train.steps=400", "--config.data.batch_tokens=400", "--config.data.order=shards")
+  rows = re.findall(r"^A  9x32x32 +(\d+) +(\d+) +48 +8 +384 +(\d+) +(\S+)%", out, re.MULTILINE)
+  assert [row[2:] for row in rows] == [("300", "75.0"), ("100", "25.0")] and all(int(a) + int(b) == 24 for a, b, *_ in rows)
+  assert "executables: 1 buckets x " in out and "2 bucket(s) in 4 lanes" in out and "clips/s" in out
+
+
 def test_the_judge_scores_held_out_prompts(folder):
   assert "held-out prompts" in launch("judge", f"--checkpoint={folder}/work", "--count=6", f"--output={folder}/judged")
   scores = json.loads((folder / "judged" / "scores.json").read_text())

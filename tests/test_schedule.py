@@ -70,6 +70,11 @@ def test_weights_act_inside_the_steps_of_a_pattern():
   assert np.bincount(chosen(made, 800))[2:].tolist() == [100, 300]
 
 
+def test_data_sets_of_a_mixture_have_their_shares_of_the_samples_and_buckets_theirs_within():
+  made = make(mixture=(("a", 3.0), ("b", 1.0)))  # of 600 + 100 and of 200 + 100 records
+  assert np.bincount(chosen(made, 2800)).tolist() == pytest.approx([1800, 300, 700 * 2 / 3, 700 / 3], abs=1)
+
+
 def test_batches_of_a_token_budget_cost_alike_and_are_multiples_of_the_batch_size():
   made = make(batch_tokens=150)  # clips of 6, 24, 18, 72 tokens
   assert made.rows == (24, 6, 8, 2)

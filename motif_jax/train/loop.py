@@ -253,6 +253,7 @@ def describe(cfg: Config, mesh: Mesh, state: TrainState, frozen: dict | None = N
       f"parameters: {size(state.params):>13,} in all",
       *([f"parameters: {size(frozen):>13,} frozen, of {cfg.adapter.base}"] if frozen else []),
       f"batch: {cfg.data.batch_size}, {cfg.data.batch_size // meshes.degree(mesh, 'batch')} per device"
-      + (f" in {cfg.train.accumulate} microbatches" if cfg.train.accumulate > 1 else ""),
+      + (f" in {cfg.train.accumulate} microbatches" if cfg.train.accumulate > 1 else "")
+      + (f", times as often as fits into {cfg.data.batch_tokens} tokens" if cfg.data.batch_tokens else ""),
       f"state: {held / 1e9:.3g} GB per device (weights, average, optimizer)",
   ]
