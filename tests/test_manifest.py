@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from motif_jax.train import checkpoint, damage, manifest, stored
+from motif_jax.train import checkpoint, damage, lock, manifest, stored
 from tests.small_checkpoints import ABSTRACT, CFG, ONE, assert_same, keeping, random_state, saved
 
 
@@ -146,14 +146,15 @@ def test_reading_a_checkpoint_writes_nothing(run):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
-def test_a_read_only_folder_is_read_from(run):
+def test_a_read_only_folder_is_read_from_and_no_run_begins_in_it(run):
   folders = [run, *(path for path in run.rglob("*") if path.is_dir())]
   for folder in folders:
     folder.chmod(0o555)
   try:
     assert checkpoint.restore_for_sampling(run)[0] == CFG
-    with pytest.raises(PermissionError):
-      _restored(run)
+    assert int(_restored(run).step) == 2
+    with pytest.raises(PermissionError), lock.held(run):  # a run ends here, before it computes anything
+      pass
   finally:
     for folder in folders:
       folder.chmod(0o755)

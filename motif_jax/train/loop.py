@@ -102,6 +102,9 @@ def check_bucket(cfg: Config, mesh: Mesh, name: str, latent_grid: tuple[int, int
 def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
   """The state after the last step, or after an interrupt; saved in the work directory either way.
 
+  A step is done or not: its microbatches are one compiled call, and an interrupt is looked at behind it.  So a run that goes on
+  has the parameters, the optimizer, the position in the data and the merged metrics of one that was never interrupted.
+
   `heartbeat`: see `Watchdog`.
   """
   cfg, mesh, optimizer = job.cfg, job.mesh, job.optimizer
