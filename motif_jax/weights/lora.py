@@ -157,7 +157,8 @@ def _modules(file, tensors) -> dict[str, tuple[read.Tensor, read.Tensor]]:
 def _scales(tensors, metadata):
   """(module, rank) -> alpha / rank, from PEFT's metadata or from tensors MODULE.alpha; 1 where neither is there."""
   said = {key.removeprefix(PREFIX): value for key, value in outside.parsed(metadata.get(THEIRS, "{}")).items()}
-  fits = lambda pattern, module: re.match(rf"(.*\.)?({pattern.lstrip('^')})$", module)
+  # PEFT takes patterns for regular expressions; those of a file are names, or the ends of names, and are read as such.
+  fits = lambda pattern, module: f".{module}".endswith("." + pattern.removeprefix("^"))
   by_module = lambda patterns, module: next((value for pattern, value in patterns.items() if fits(pattern, module)), None)
   alphas = {name.removeprefix(PREFIX).removesuffix(".alpha"): float(read.copy_block(tensor, ()))
             for name, tensor in tensors.items() if name.endswith(".alpha")}
