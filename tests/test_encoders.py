@@ -152,7 +152,8 @@ def test_a_text_encoder_gives_a_row_per_token_and_one_for_nothing(name):
   text = registry.TEXTS[name]()
   empty, one, many = text.encode(["", "red", "a red square moves left"])
   assert text.name == name and isinstance(text.version, str)
-  assert empty.shape == (1, text.dim) and one.shape[1] == text.dim and len(many) > len(one) > 1
+  assert empty.shape == (1, text.dim) and one.shape[1] == text.dim
+  assert len(many) == len(one) == 1 if name.endswith("_mean") else len(many) > len(one) > 1
   assert all(e.dtype == np.float32 for e in (empty, one, many))
 
 
@@ -160,6 +161,12 @@ def test_a_text_encoder_gives_a_row_per_token_and_one_for_nothing(name):
 def test_a_caption_alone_equals_the_caption_among_others(name):
   text = registry.TEXTS[name]()
   np.testing.assert_allclose(text.encode(["a blue ring"])[0], text.encode(["", "a blue ring", "x"])[1], atol=1e-5)
+
+
+def test_a_sentence_is_the_mean_of_its_tokens():
+  mean, tokens = registry.TEXTS["word_hash_mean"](), WordHash()
+  np.testing.assert_allclose(mean.encode(["a blue ring"])[0][0], tokens.encode(["a blue ring"])[0].mean(0), rtol=1e-6)
+  assert mean.dim == tokens.dim  # so that a text embedder goes on with the tokens
 
 
 def test_words_are_lower_case_and_punctuation_stands_apart():

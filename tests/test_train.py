@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from motif_jax import config, endings, mesh as meshes, sharding
 from motif_jax.config import MeshConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
+from motif_jax.evaluate import shapes
 from motif_jax.train import checkpoint, evaluate, loop, metrics, previews
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state
@@ -337,12 +338,13 @@ def test_a_bucket_that_cannot_be_trained_is_an_error_before_anything_compiles(ch
     loop.check_bucket(cfg, _mesh(2, 2, 2), "5x64x64", change["grid"])
 
 
-def test_previews_are_one_clip_per_prompt_on_any_mesh():
+def test_previews_are_one_clip_per_prompt_on_any_mesh_and_the_judge_scores_its_own():
   codec, text = CODECS[CFG.encoders.codec](), TEXTS[CFG.encoders.text]()
   c = tiny.config_dict()
   c.model.update(dict(latent_channels=codec.channels, text_dim=text.dim, depths=dict(dual=0, single=1, decoder=0)))
   c.route.keep, c.alignment.weight = 1.0, 0.0
   c.sample.update(dict(prompts=("a red circle", "a blue square", "a green star"), steps=1))
+  c.train.judge = 3
   cfg = config.from_config_dict(c)
   params = sensitive(abstract_state(cfg, SGD).params["model"], seed=0)
   whole, dealt = (previews.Previews(cfg, _mesh(*sizes))(params) for sizes in ((1, 1, 1), (2, 2, 2)))
@@ -351,6 +353,9 @@ def test_previews_are_one_clip_per_prompt_on_any_mesh():
     assert whole[name].shape == (5, 64, 64, 3) and whole[name].dtype == np.uint8
     assert np.abs(whole[name].astype(int) - dealt[name]).max() <= 1
   assert np.abs(whole["00 a red circle"].astype(int) - whole["01 a blue square"]).max() > 1
+  # The judge gets clips of as many prompts, made by the same programs.
+  first, again = (previews.Judge(cfg, _mesh(1, 1, 1))(params) for _ in range(2))
+  assert first == again and {*shapes.SCORED, "all"} <= first.keys() and all(0 <= first[name] <= 1 for name in shapes.SCORED)
 
 
 @pytest.mark.parametrize("flag, said", [
