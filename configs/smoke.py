@@ -23,6 +23,7 @@ def get_config():
   c.optimizer.update(dict(kind="muon", rate=1e-2, warmup=40, decay="cosine", ema=0.998))
   c.train.update(dict(
       steps=2400, log_every=50, validate_every=400, validation_batches=4, sample_every=1200, save_every=400, keep=2,
+      telemetry_every=0,  # on a CPU its programs take half a minute of a core to compile, for each plan
   ))
   c.sample.update(dict(
       steps=30, shift=5.0, image_shift=5.0, guidance=dict(rule="classifier_free", scale=2.0), fps=8,

@@ -23,6 +23,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--runs", required=True, help="work directories, with commas; label=DIR gives one another name")
   add("--names", default="train/loss,validation/loss,validation/caption_gain,train/gradient_norm")
   add("--log", default="", help="names, or patterns, whose values get a logarithmic axis")
+  add("--chain", action="store_true", help="runs one after another, as stages of a curriculum, and not over each other")
   add("--columns", type=int, default=3)
   add("--output", required=True, help="a PNG")
   return parser.parse_args(argv)
@@ -32,6 +33,7 @@ def main(argv=None) -> None:
   args = parse(argv)
   try:
     runs = {label or path: read(path) for label, path in map(labelled, args.runs.split(","))}
+    runs = chained(runs) if args.chain else runs
     panels = [panel(runs, name, log=any(fnmatch.fnmatch(name, p) for p in args.log.split(","))) for name in args.names.split(",")]
     plots.draw(args.output, panels, columns=args.columns)
   except (ValueError, OSError) as e:
@@ -57,6 +59,15 @@ def read(folder: str) -> dict[str, dict[int, float]]:
     for name, value in values.items():
       curves.setdefault(name, {})[step] = value
   return curves
+
+
+def chained(runs: dict) -> dict:
+  """`runs` with the steps of each counted on from the last step of the one before."""
+  made, first = {}, 0
+  for run, curves in runs.items():
+    made[run] = {name: {first + step: value for step, value in curve.items()} for name, curve in curves.items()}
+    first += max(step for curve in curves.values() for step in curve)
+  return made
 
 
 def panel(runs: dict, name: str, *, log: bool) -> plots.Panel:

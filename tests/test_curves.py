@@ -26,6 +26,11 @@ def test_a_panel_has_all_curves_that_fit_and_the_later_value_of_a_step(runs):
   assert curves.panel(runs, "a/b/01", log=False).curves == {"one": ((1,), (5.0,))}
 
 
+def test_stages_are_drawn_one_after_another(runs):
+  chained = curves.chained({"first": runs["one"], "second": runs["other"]})
+  assert curves.panel(chained, "a/b/00", log=False).curves == {"first": ((1, 2), (1.0, 3.0)), "second": ((3,), (4.0,))}
+
+
 def test_an_unknown_name_is_answered_with_the_known_ones(runs):
   with pytest.raises(ValueError, match="no curve is called loss; there are a/b/00, a/b/01"):
     curves.panel(runs, "loss", log=False)
