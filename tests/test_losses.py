@@ -70,18 +70,6 @@ def test_a_tap_outside_the_route_is_compared_with_the_whole_teacher(monkeypatch)
   np.testing.assert_allclose(total, jnp.mean(parts["loss"]), atol=1e-5)
 
 
-def test_records_as_stored_give_what_widened_ones_give(monkeypatch):
-  stored = {name: x if x.dtype == bool else x.astype(np.float16) for name, x in BATCH.items()}
-  widened = {name: x if x.dtype == bool else x.astype(np.float32) for name, x in stored.items()}
-  tapped = jax.random.normal(jax.random.key(0), to_token_grid(jnp.asarray(BATCH["teacher"]), losses.token_grid(CFG, SHAPE)).shape)
-  _with_network(monkeypatch, lambda inputs, t, route: (inputs[..., :SHAPE[-1]], tapped))
-  monkeypatch.setattr(losses.alignment.Projector, "apply", lambda self, variables, x: x)
-  plan = make_plan(CFG.model.depths, (2, 4), 2)
-  of = lambda batch: losses.objective({"model": {}, "projector": {}}, CFG, batch, _draws(2), plan)[1]
-  for name, expected in of(widened).items():
-    np.testing.assert_array_equal(of(stored)[name], expected, strict=True)
-
-
 def test_alignment_enters_the_total_with_its_weight(monkeypatch):
   teacher = to_token_grid(jnp.asarray(BATCH["teacher"]), losses.token_grid(CFG, SHAPE))
   _with_network(monkeypatch, lambda inputs, t, route: (jnp.zeros(SHAPE), -teacher))  # cosine -1, loss 2

@@ -147,12 +147,22 @@ def test_shards_are_read_from_first_record_to_last_and_no_record_alone(opened, m
 
   monkeypatch.setattr(sources.ArrayRecordSource, "scan", watched)
   monkeypatch.setattr(sources.ArrayRecordSource, "__getitem__", lambda self, index: pytest.fail("a record was read alone"))
-  cfg = small_data.config(order="shards", window=4)
+  cfg = small_data.config(order="shards", window=24)
   seen = [(bucket, n) for bucket, batch in take(19, cfg, opened) for n in numbers(batch)]  # four epochs of 13 + 6 records
   assert all(seen.count((bucket, n)) == 4 for bucket, count in ((VIDEO, 13), (IMAGE, 6)) for n in range(count))
-  assert 76 <= len(read) <= 76 + 12  # the loader is up to three batches ahead
+  assert 76 <= len(read) <= 76 + 19  # no more than the rest of an epoch ahead
   assert all(np.diff(indices).tolist() == [1] * (len(indices) - 1) and len({i // 5 for i in indices}) == 1 for indices in runs)
   assert len(runs) <= 4 * (3 + 3) + 4 * (2 + 3) + 2 * 4  # an epoch has 3 and 2 shards, which 4 lanes cut at 3 places; and ahead
+  take(6, cfg, opened, start_step=5)  # nor after a restart
+
+
+def test_processes_have_lanes_of_their_own_whatever_the_rows_of_a_batch():
+  stream = orders.Shards((40, 24), lanes=4, window=3, seed=(1,))
+  order = pipeline.Order(schedules.Schedule((12,), (1.0,), ((0,),)), (stream,), seed=0)
+  for step in range(7):
+    rows = order.rows(step)[1]
+    assert sorted(rows) == list(range(12 * step, 12 * step + 12))
+    assert [set(rows[pipeline.Share(i, 2).of(12)] % 4) for i in range(2)] == [{0, 1}, {2, 3}]
 
 
 def test_records_that_cannot_be_read_in_order_are_read_alone(opened, monkeypatch):
