@@ -13,6 +13,7 @@ LAST = 0.95  # of the steps of a routed stage; the rest runs dense, as sampling 
 def stage(*, steps, batch, rate, warmup, shift, bucket, text="t5gemma2", teacher="none", routed=False, cross=False):
   """The config of a stage.  `bucket`: (frames, height, width) of its largest clips; `text`: one token where it is a mean."""
   c = motif_2b.get_config()
+  c.model.attention = "chunked"  # runs anywhere, in memory that 720p leaves; on the GPUs of a run "cudnn" or "tokamax" is faster
   if not cross:  # Shared Cross-Attention comes in stage 9 (B)
     c.model.cross_attention.update(dict(kind="none", query_norm="none"))
   c.encoders.update(dict(codec="wan_vae", text=text, teacher=teacher))
@@ -41,7 +42,7 @@ def shrunken(c, *, width=64, steps=60, batch=16):
   c.model.update(dict(
       latent_channels=64, patch=(1, 1, 1), text_dim=128, image_dim=0, width=width, heads=2,
       depths=dict(dual=1, single=2, decoder=1), rope_axes=(width // 8, 3 * width // 16, 3 * width // 16), rope_theta=10.0,
-      dtype="float32", remat="none",
+      dtype="float32", remat="none", attention="xla",
   ))
   mean, aligned = c.encoders.text.endswith("_mean"), c.encoders.teacher != "none"
   teacher = "gradients" if aligned else "none"

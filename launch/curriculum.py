@@ -14,8 +14,8 @@ import sys
 import jax
 
 from launch import arguments
-from motif_jax import config, endings
 from configs import curriculum as recipe
+from motif_jax import config, config_dict, endings
 from motif_jax.config import BucketConfig
 from motif_jax.data import rendered
 from motif_jax.data.extract import Devices, Encoders
@@ -33,6 +33,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--stages", default="1-10", help="which to walk, such as 1-10, or 4,9")
   add("--start", help="checkpoint, or work directory, that the first of them starts from")
   add("--data", help="folder of the data sets, with {stage} in it")
+  add("--set", action="append", default=[], help="key=value of every stage's config, such as model.attention=cudnn; repeatable")
   add("--small", action="store_true", help="the shrunken copy")
   add("--steps", type=int, default=60, help="of a stage of the shrunken copy")
   add("--width", type=int, default=64, help="of the model of the shrunken copy")
@@ -77,6 +78,10 @@ def config_of(name: str, args) -> config.Config:
     recipe.shrunken(c, steps=args.steps, width=args.width)
   else:
     c.data.path = args.data.format(stage=name)
+  for key, equals, value in (change.partition("=") for change in args.set):
+    if not equals:
+      raise ValueError(f"--set={key} is not key=value, such as model.attention=cudnn.")
+    config_dict.change(c, key, value)
   return config.from_config_dict(c)
 
 

@@ -95,11 +95,18 @@ def test_the_inserted_cross_attention_writes_from_its_second_step_on(walked):
 
 @pytest.mark.parametrize("flags, said", [
     (["--stages=0-3", "--small"], "the stages are 1 to 10"), (["--stages=a", "--small"], "no list of stages"),
-    (["--stages=1"], "give --data"), (["--data=nowhere/{stage}"], "nowhere/stage_01"),
+    (["--stages=1"], "give --data"), (["--small", "--set=model.widht=3"], "no such config key: model.widht"), (["--data=nowhere/{stage}"], "nowhere/stage_01"),
 ])
 def test_wrong_flags_are_one_clear_error(tmp_path, flags, said):
   with pytest.raises(SystemExit, match=f"error: .*{said}"):
     command.main([f"--workdir={tmp_path}", *flags])
+
+
+def test_keys_are_set_in_every_stage():
+  args = command.parse(["--workdir=x", "--small", "--set=model.mlp_ratio=2", "--set=optimizer.average=power"])
+  for name in ("stage_01", "stage_09"):
+    cfg = command.config_of(name, args)
+    assert (cfg.model.mlp_ratio, cfg.optimizer.average) == (2, "power")
 
 
 def test_ranges_of_stages_are_read():
