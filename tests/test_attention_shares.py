@@ -1,0 +1,156 @@
+"""Claims about the analysis of attention: it is that of the dense softmax, exact where attention is uniform, and never N x N."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base
+from launch import attention as launch, model as launch_model
+from motif_jax import compiled, config, mesh as meshes
+from motif_jax.config import MeshConfig
+from motif_jax.evaluate import attention
+from motif_jax.model import attention as model_attention, transformer
+from tests import tiny
+from tests.sensitive import sensitive
+
+FRAMES, TOKENS, WORDS, PICTURE = 3, 12, 5, 4  # 3 x 2 x 2 video tokens, the second text padded, 4 tokens of an image
+
+
+@functools.cache
+def _model():
+  """(a model with all kinds of blocks and an image embedder, parameters that feel everything, inputs)."""
+  c = tiny.config_dict()
+  c.model.image_dim = 7
+  model = config.from_config_dict(c).model
+  params = sensitive(jax.eval_shape(lambda: transformer.init(jax.random.key(0), model)), seed=1)
+  normal = lambda *shape: np.random.default_rng(shape).standard_normal(shape, np.float32)
+  mask = np.arange(WORDS) < np.array([[WORDS], [2]])
+  inputs = dict(latents=normal(2, FRAMES, 4, 4, 7), t=np.array([0.3, 0.8], np.float32), text=normal(2, WORDS, 12), mask=mask,
+                image=normal(2, PICTURE, 7))
+  return model, params, inputs
+
+
+def _measured(params):
+  model, _, given = _model()
+  return attention.measure(params, given["latents"], given["t"], given["text"], given["mask"], given["image"], model=model)
+
+
+def dense(calls):
+  """The same shares from all softmax rows at once."""
+  heads = [call.outputs for call in calls if call.path.endswith("attention")]
+  masks = calls[-1].inputs[1]
+  q, k = heads[0][0], jnp.concatenate([k for _, k, _ in heads], axis=1)
+  allowed = jnp.concatenate([jnp.ones(k.shape[:2], bool) if m is None else m for (_, k, _), m in zip(heads, masks)], axis=1)
+  logits = jnp.einsum("blnd,bsnd->bnls", q, k) / np.sqrt(q.shape[-1])
+  weights = jax.nn.softmax(jnp.where(allowed[:, None, None], logits, -jnp.inf), axis=-1)
+  frame = np.arange(TOKENS) // (TOKENS // FRAMES)
+  videos = 2 if len(heads) == 2 else 1  # with an image the blocks of the encoder have three segments
+  of_video = weights[..., :videos * TOKENS]
+  other = np.tile(frame, videos)[None] != frame[:, None]
+  made = {"other_frames": jnp.sum(of_video * other, -1) / jnp.sum(of_video, -1)}
+  if videos == 2:
+    made["encoder"] = jnp.sum(weights[..., TOKENS:], -1)
+  else:
+    made |= {"image": jnp.sum(weights[..., TOKENS:-WORDS], -1), "text": jnp.sum(weights[..., -WORDS:], -1)}
+  return {name: jnp.mean(value, axis=(1, 2)) for name, value in made.items()}
+
+
+def test_shares_are_those_of_the_dense_softmax(monkeypatch):
+  monkeypatch.setattr(attention, "CHUNK", 5)  # 12 queries: two chunks, and a third that is filled up
+  model, params, given = _model()
+  measured = _measured(params)
+  expected = jax.jit(lambda params: transformer.apply(
+      params, model, given["latents"], given["t"], given["text"], text_mask=given["mask"], image=given["image"],
+      measure=lambda layer, before, after, calls: dense(calls))[1].measured)(params)
+  told = {kind: {name for name in values if not name.startswith("cross")} for kind, values in measured.items()}
+  assert told == {kind: set(values) for kind, values in expected.items()}
+  assert {kind for kind, values in measured.items() if "cross_write" in values} == {"single"}
+  for kind, values in expected.items():
+    for name, value in values.items():
+      np.testing.assert_allclose(measured[kind][name], value, rtol=1e-5, err_msg=f"{kind} {name}")
+      assert np.std(value) > 1e-4  # no share is the same everywhere
+
+
+def test_uniform_attention_is_on_other_frames_by_their_number():
+  zeroed = lambda path, leaf: leaf * 0 if "query_norm" in jax.tree_util.keystr(path) else leaf
+  measured = _measured(jax.tree_util.tree_map_with_path(zeroed, _model()[1]))
+  words = np.array([[WORDS], [2]])
+  for kind in ("dual", "single"):
+    np.testing.assert_allclose(measured[kind]["other_frames"], (FRAMES - 1) / FRAMES, rtol=1e-6)
+    np.testing.assert_allclose(measured[kind]["text"] * (TOKENS + PICTURE + words), words + 0 * measured[kind]["text"], rtol=1e-5)
+  np.testing.assert_allclose(measured["decoder"]["other_frames"], (FRAMES - 1) / FRAMES, rtol=1e-6)
+  np.testing.assert_allclose(measured["decoder"]["encoder"], 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk, found", [(8, False), (64, True)])
+def test_no_array_has_an_entry_for_each_pair_of_tokens(monkeypatch, chunk, found):
+  monkeypatch.setattr(attention, "CHUNK", chunk)
+  monkeypatch.setattr(model_attention, "CHUNK", 8)
+  model, params, given = _model()
+  twice = np.zeros((2, 4, 8, 8, 7), np.float32)  # 4 x 4 x 4 tokens, more than any other size of the model
+  lowered = jax.jit(functools.partial(attention.measure.__wrapped__, model=model)).lower(
+      params, twice, given["t"], given["text"], given["mask"])
+  pairs = [b for b in compiled.largest_buffers(lowered.compile().as_text(), 10_000)
+           if sum(d >= 64 for d in compiled.dims_of(b.shape)) > 1]
+  assert bool(pairs) == found
+
+
+def test_prompts_that_only_fill_the_batch_do_not_count():
+  model = _model()[0]
+  names = {"dual": "text", "single": "text", "decoder": "encoder"}
+  parts = [{kind: {name: np.array([[a, 10 * a], [b, 10 * b]])} for kind, name in names.items()}
+           for a, b in ((1.0, 2.0), (6.0, 100.0))]
+  rows = attention._by_block(model, parts, 3)
+  assert [(row["block"], row["kind"], row[names[row["kind"]]]) for row in rows] == [
+      (0, "dual", 3.0), (1, "dual", 30.0), (2, "single", 3.0), (3, "single", 30.0), (4, "decoder", 3.0), (5, "decoder", 30.0)]
+
+
+@functools.cache
+def _small():
+  """(config, parameters) of a model of one block of each kind, whose weights all matter."""
+  c = base.get_config()
+  c.model.update(dict(latent_channels=24, width=16, heads=2, depths=dict(dual=1, single=1, decoder=1), text_dim=128,
+                      rope_axes=(2, 2, 4), image_dim=0, dtype="float32", remat="none"))
+  c.data.text_tokens, c.route.keep, c.alignment.weight = 9, 1.0, 0.0
+  c.sample.update(dict(steps=1, bucket=dict(frames=5, height=16, width=24)))
+  cfg = config.from_config_dict(c)
+  return cfg, sensitive(jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg.model)), seed=2)
+
+
+@pytest.fixture
+def small_model(monkeypatch):
+  """What --checkpoint names."""
+  mesh = meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1])
+  monkeypatch.setattr(launch_model, "read", lambda args: launch_model.Model(*_small(), dict(checkpoint=args.checkpoint), mesh))
+
+
+def test_the_command_leaves_numbers_and_pictures_of_each_size(small_model, tmp_path, capsys):
+  (tmp_path / "prompts.txt").write_text("a red square\n\na blue disc moves up\na star\n")
+  launch.main(["--checkpoint=run", f"--prompts={tmp_path / 'prompts.txt'}", "--batch=2", "--times=0.2,0.9",
+               "--buckets=9x16x24,5x16x24", f"--output={tmp_path}"])
+  said = json.loads((tmp_path / "attention.json").read_text())
+  sizes = {name: (size["tokens"], size["frames"]) for name, size in said["buckets"].items()}
+  assert sizes == {"5x16x24": (12, 2), "9x16x24": (18, 3)}
+  assert [(row["t"], row["kind"]) for row in said["buckets"]["9x16x24"]["rows"]] == [
+      (t, kind) for t in (0.2, 0.9) for kind in ("dual", "single", "decoder")]
+  assert said["buckets"]["5x16x24"]["uniform"]["other_frames"] == 0.5
+  assert len(capsys.readouterr().out.splitlines()) >= 1 + 4  # a row for each size and time
+  assert Image.open(tmp_path / "attention.png").size[0] > 800
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--times=0.5,noon"], "not a list of times"),
+    (["--times=1.5"], "expected times between 0 .data. and 1"),
+    (["--batch=0"], "at least 1 video at once"),
+    (["--prompts=nowhere.txt"], "No such file"),
+    (["--buckets=6x16x24"], "frames 6 .*nearest: 5, 9"),
+])
+def test_bad_flags_get_one_clear_error(small_model, tmp_path, flags, said):
+  with pytest.raises(SystemExit, match=f"(?s)error: .*{said}"):
+    launch.main(["--checkpoint=run", f"--output={tmp_path / 'out'}", *flags])
+  assert not (tmp_path / "out").exists()
