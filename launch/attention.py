@@ -118,9 +118,11 @@ def panels(said: dict) -> list[plots.Panel]:
   """Frames, text and writes by block, of the largest size; text over the length of the sequence where there are several."""
   *_, (name, largest) = said["buckets"].items()
   uniform, label = largest["uniform"], f"block ({', '.join(f'{kind} from {i}' for kind, i in _first(largest['rows']).items())})"
-  wanted = (("other_frames", "Attention on other frames", "share of video-to-video attention", "uniform", uniform["other_frames"]),
-            ("text", "Attention on text", "share of the video's attention", "uniform", uniform["text"]),
-            ("cross_write", "Cross-attention's write", "relative to the residual", "published mean", PUBLISHED["mean"]))
+  wanted = (
+      ("other_frames", "Attention on other frames", "share of video-to-video attention", "uniform", uniform["other_frames"]),
+      ("text", "Attention on text", "share of the video's attention", "uniform", uniform["text"]),
+      ("cross_write", "Cross-attention's write", "relative to the residual", "published mean", PUBLISHED["mean"]),
+  )
   drawn = []
   for value, title, y, reference, at in wanted:
     rows = [row for row in largest["rows"] if value in row]
