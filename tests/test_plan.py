@@ -22,7 +22,8 @@ def test_every_block_is_covered_once_in_order(route, tap):
 def test_the_route_may_cross_the_dual_single_border():
   assert make_plan(DEPTHS, (3, 24), 8) == (
       Segment("dual", 0, 3), Segment("dual", 3, 8, routed=True, tap=True), Segment("dual", 8, 12, routed=True),
-      Segment("single", 0, 12, routed=True), Segment("single", 12, 16), Segment("decoder", 0, 8))
+      Segment("single", 0, 12, routed=True), Segment("single", 12, 16, final=True),
+      Segment("decoder", 0, 8, final=True))
 
 
 def test_a_tap_at_the_end_of_a_route_is_inside_it():
@@ -31,7 +32,8 @@ def test_a_tap_at_the_end_of_a_route_is_inside_it():
 
 
 def test_parts_of_depth_zero_are_left_out():
-  assert make_plan(Depths(0, 3, 0), None, 2) == (Segment("single", 0, 2, tap=True), Segment("single", 2, 3))
+  assert make_plan(Depths(0, 3, 0), None, 2) == (
+      Segment("single", 0, 2, tap=True), Segment("single", 2, 3, final=True))
 
 
 @pytest.mark.parametrize("route, tap", [((26, 30), None), ((5, 5), None), ((-1, 3), None), (None, 29), (None, 0)])

@@ -55,7 +55,7 @@ def _case(job, bucket, whose, *, gradient):
   name = f"{NAMES[whose]}/{bucket.frames}x{bucket.height}x{bucket.width}/{'forward+backward' if gradient else 'forward'}"
   if whose == "torch":
     return Case(name, settings, measure=lambda: _torch(model, grid, tokens.text, job.sizes, gradient=gradient), **work)
-  executed = flops.forward(model, tokens).total
+  executed = flops.evaluated(model, tokens).total
   if gradient:
     parts = flops.executed(dataclasses.replace(cfg, model=model), tokens, make_plan(model.depths))
     executed = sum(part.total for part in parts.values())

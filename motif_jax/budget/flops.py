@@ -1,10 +1,10 @@
 """FLOPs of the network, in closed form: a product of (m, k) with (k, n) is 2 m n k; what is elementwise counts nothing.
 
 Model FLOPs are three dense forward passes: the usual measure of what a step achieves.  Executed FLOPs are what the devices do:
-routed spans see fewer tokens, rematerialisation repeats, attention backends repeat and pad, the alignment projector adds.  Halves
-that nobody reads (the text of the last single block, the encoder tokens of the last decoder block) are computed today: a scan
-runs all blocks of a kind alike.  Text, which is whole on every device of the sequence axis, counts on each of them: an upper
-bound, because XLA (seen on CPU) may cut the text's layers over the devices and gather what they give.
+routed spans see fewer tokens, rematerialisation repeats, attention backends repeat and pad, the alignment projector adds; of the
+text of the last single block and the encoder tokens of the last decoder block only keys and values are computed.  Text, which is
+whole on every device of the sequence axis, counts on each of them: an upper bound, because XLA (seen on CPU) may cut the text's
+layers over the devices and gather what they give.
 """
 
 import dataclasses
@@ -36,41 +36,55 @@ class Flops:
     return Flops(self.dense * times, self.attention * times)
 
 
-def dual(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
-  """A dual-stream block on one sample: for each stream q, k, v, out, MLP and modulation; one joint attention."""
-  video, width = tokens.video / split.sequence, cfg.width
-  modulation = 2 * 2 * width * 6 * width
-  block = Flops(_layers(cfg) * (video + tokens.context) + modulation, attention(cfg, tokens.video, tokens.context, split))
+def dual(cfg: ModelConfig, tokens: Tokens, split: Split = ONE, *, final: bool = False) -> Flops:
+  """A dual-stream block on one sample: for each stream q, k, v, out, MLP and modulation; one joint attention.
+
+  `final`, here and below: the last block of a final segment (`model.plan`), of which only the first half is read.
+  """
+  modulation = 2 * 2 * cfg.width * 6 * cfg.width
+  block = _joint(cfg, tokens, split, final) + Flops(modulation)
   return block + (_cross(cfg, tokens, split, shared=False) if cfg.cross_attention.dual else Flops())
 
 
-def single(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
+def single(cfg: ModelConfig, tokens: Tokens, split: Split = ONE, *, final: bool = False) -> Flops:
   """A single-stream block of the encoder stage on one sample, with its cross-attention."""
-  video, width = tokens.video / split.sequence, cfg.width
-  modulation = 2 * width * 3 * width
-  block = Flops(_layers(cfg) * (video + tokens.context) + modulation, attention(cfg, tokens.video, tokens.context, split))
+  block = _joint(cfg, tokens, split, final) + Flops(2 * cfg.width * 3 * cfg.width)
   kind = cfg.cross_attention.kind
   return block + (Flops() if kind == "none" else _cross(cfg, tokens, split, shared=kind == "shared"))
 
 
-def decoder(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
+def decoder(cfg: ModelConfig, tokens: Tokens, split: Split = ONE, *, final: bool = False) -> Flops:
   """A decoder block on one sample: a single-stream block over twice the video tokens, without text and cross-attention."""
-  video, width = tokens.video / split.sequence, cfg.width
-  return Flops(_layers(cfg) * 2 * video + 2 * width * 3 * width, attention(cfg, 2 * tokens.video, 0, split))
+  unread = tokens.video if final else 0
+  dense = _keys_values(cfg) * 2 * tokens.video + _answers(cfg) * (2 * tokens.video - unread)
+  return Flops(dense / split.sequence + 2 * cfg.width * 3 * cfg.width,
+               attention(cfg, 2 * tokens.video, 0, split, unread=unread / split.keys))
 
 
-def _layers(cfg):
-  """Per token: q, k, v, out, and the two layers of the MLP."""
-  return 2 * (4 + 2 * cfg.mlp_ratio) * cfg.width**2
+def _joint(cfg, tokens, split, final):
+  """Layers and attention of video and context."""
+  video, unread = tokens.video / split.sequence, tokens.context if final else 0
+  dense = _keys_values(cfg) * (video + tokens.context) + _answers(cfg) * (video + tokens.context - unread)
+  return Flops(dense, attention(cfg, tokens.video, tokens.context, split, unread=unread))
 
 
-def attention(cfg: ModelConfig, video: float, context: float, split: Split = ONE) -> float:
+def _keys_values(cfg):
+  """Per token."""
+  return 2 * 2 * cfg.width**2
+
+
+def _answers(cfg):
+  """Per token that somebody reads: q, out, and the two layers of the MLP."""
+  return 2 * (2 + 2 * cfg.mlp_ratio) * cfg.width**2
+
+
+def attention(cfg: ModelConfig, video: float, context: float, split: Split = ONE, *, unread: float = 0) -> float:
   """Of queries times keys and weights times values, of one sample.
 
   A device holds 1 / heads of the heads and 1 / keys of the video's queries; the context, replicated over the sequence axis, gives
-  all its queries on each of the devices that share keys.
+  all its queries on each of the devices that share keys.  Of all these, `unread` have keys and values, and no queries.
   """
-  queries = _padded(cfg, video / split.keys + context)
+  queries = _padded(cfg, video / split.keys + context - unread)
   return 2 * 2 * queries * (video + context) * cfg.width / split.heads
 
 
@@ -90,6 +104,12 @@ def _cross(cfg, tokens, split, *, shared):
 FORWARD = {"dual": dual, "single": single, "decoder": decoder}
 
 
+def span(cfg: ModelConfig, segment: Segment, tokens: Tokens, split: Split = ONE) -> Flops:
+  """Of the blocks of a segment on one sample, forward, without what nobody reads."""
+  block, count = FORWARD[segment.kind], segment.stop - segment.start
+  return block(cfg, tokens, split) * (count - segment.final) + block(cfg, tokens, split, final=True) * segment.final
+
+
 def embedders(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> dict[str, float]:
   """Of one sample, by name: what stands before the blocks and after them."""
   width, patch = cfg.width, cfg.patch[0] * cfg.patch[1] * cfg.patch[2]
@@ -106,9 +126,15 @@ def embedders(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> dict[str,
 
 
 def forward(cfg: ModelConfig, tokens: Tokens) -> Flops:
-  """Of one dense forward pass on one sample."""
+  """Of one dense forward pass on one sample, as the paper writes it: every block on all of its tokens."""
   blocks = [FORWARD[segment.kind](cfg, tokens) * (segment.stop - segment.start) for segment in make_plan(cfg.depths)]
   return sum(blocks, Flops(sum(embedders(cfg, tokens).values())))
+
+
+def evaluated(cfg: ModelConfig, tokens: Tokens, split: Split = ONE) -> Flops:
+  """Of one forward pass on one sample as it is executed, on one device."""
+  blocks = [span(cfg, segment, tokens, split) for segment in make_plan(cfg.depths)]
+  return sum(blocks, Flops(sum(embedders(cfg, tokens, split).values())))
 
 
 def model_flops(cfg: ModelConfig, tokens: Tokens) -> Flops:
@@ -122,8 +148,7 @@ def executed(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Spli
   for segment in plan:
     seen = kept(cfg, tokens) if segment.routed else tokens
     name = segment.kind + (" routed" if segment.routed else "")
-    once = FORWARD[segment.kind](cfg.model, seen, split) * (segment.stop - segment.start)
-    parts[name] = parts.get(name, Flops()) + trained(cfg.model, once)
+    parts[name] = parts.get(name, Flops()) + trained(cfg.model, span(cfg.model, segment, seen, split))
     if segment.tap:
       parts["alignment"] = Flops(3 * projector(cfg.alignment, cfg.model.width) * seen.video / split.sequence)
   parts["embedders"] = Flops(_trained_embedders(cfg.model, tokens, split))

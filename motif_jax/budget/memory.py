@@ -4,8 +4,8 @@ The state is exact: sizes and splits come from the sharding table.  Activations 
 and feature), in logits (one for each head, query and key) and in passes over them.  The counts of what the backward pass keeps
 are those of the blocks' own derivative; what is alive inside one block at the worst moment is the compiler's doing: those
 counts were read from its plans on CPU in float32, where they come out within about 15 % of the whole, and are an estimate
-elsewhere (a GPU's compiler fuses more, so expect less).  Two cases they miss: clips of a few hundred tokens through the decoder
-(CPU plans a third more), and a span of one block, whose loop the compiler unrolls and then holds everything (60 % more).
+elsewhere (a GPU's compiler fuses more, so expect less).  One case they miss: clips of a few hundred tokens through the decoder
+(CPU plans a third more).
 """
 
 import dataclasses
@@ -39,6 +39,7 @@ class Kept(NamedTuple):
 # What the derivative of a block keeps without rematerialisation: its norms, rotations and modulated inputs in float32; queries,
 # keys and values before and after the concatenation and the input in the compute dtype; the GELU's parts.
 SAVED = {"dual": Kept(14, 6, 6), "single": Kept(10, 5, 6), "decoder": Kept(10, 5, 6)}
+SAVED_UNREAD = Kept(5, 3, 0)  # of a token with keys and values and no more, in the last block of a final segment
 SAVED_BY_CROSS = Kept(6, 3, 0)  # per video token
 # What is alive in the backward pass of one block at its worst moment, beside the logits (measured, see above).
 ALIVE = {"dual": Kept(18, 10, 2), "single": Kept(11, 7, 2), "decoder": Kept(11, 7, 2)}
@@ -110,16 +111,20 @@ def step_bytes(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Sp
 
 def activation_bytes(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, rows: float) -> dict[str, float]:
   """Of one device with `rows` samples in a microbatch: kept for the backward pass, and alive in the worst block."""
-  saved, attended, alive = 0.0, 0.0, 0.0
+  saved, attended, alive, last = 0.0, 0.0, 0.0, plan[-1]
+  # The last block's turn in the backward pass is the first; what it kept is gone when a larger one's comes.
+  first = _alive(cfg.model, last.kind, tokens, split, final=last.final)
+  gone = _saved(cfg.model, last.kind, tokens, split, final=last.final) if cfg.model.remat == "none" else 0
   for segment in plan:
     seen = kept(cfg, tokens) if segment.routed else tokens
     blocks = segment.stop - segment.start
     saved += blocks * _between(cfg.model, segment.kind, seen, split)
     if cfg.model.remat == "none":
-      saved += blocks * _saved(cfg.model, segment.kind, seen, split)
+      saved += (blocks - segment.final) * _saved(cfg.model, segment.kind, seen, split)
+      saved += segment.final * _saved(cfg.model, segment.kind, seen, split, final=True)
     if cfg.model.remat == "attention":
       attended += blocks * _attended(cfg.model, segment.kind, seen, split)
-    alive = max(alive, _alive(cfg.model, segment.kind, seen, split))
+    alive = max(alive, _alive(cfg.model, segment.kind, seen, split) - gone, first)
   saved *= cfg.model.remat != "offload"
   width = _dtype_bytes(cfg.model) * cfg.model.width
   bypassed = (tokens.video - kept(cfg, tokens).video) if any(s.routed for s in plan) else 0
@@ -154,19 +159,20 @@ def _attended(cfg, kind, tokens, split):
   return queries * (cfg.width * _dtype_bytes(cfg) + (WIDE * cfg.heads if cfg.attention == "cudnn" else 0))
 
 
-def _saved(cfg, kind, tokens, split):
+def _saved(cfg, kind, tokens, split, *, final=False):
   video, others = _lengths(kind, tokens, split)
   cross = _widths(cfg, SAVED_BY_CROSS) * video if _has_cross(cfg, kind) else 0
   logits = 0
   if cfg.attention == "xla":
     narrow = 0 if _dtype_bytes(cfg) == WIDE else _dtype_bytes(cfg)
-    logits = (LOGITS_SAVED * WIDE + narrow) * _logits(cfg, kind, tokens, split)
-  return _widths(cfg, SAVED[kind]) * (video + others) + cross + logits
+    logits = (LOGITS_SAVED * WIDE + narrow) * _logits(cfg, kind, tokens, split, final=final)
+  return _widths(cfg, SAVED[kind]) * video + _widths(cfg, SAVED_UNREAD if final else SAVED[kind]) * others + cross + logits
 
 
-def _alive(cfg, kind, tokens, split):
+def _alive(cfg, kind, tokens, split, *, final=False):
   arrays = LOGITS_ALIVE - (cfg.remat == "none")
-  return _widths(cfg, ALIVE[kind]) * sum(_lengths(kind, tokens, split)) + arrays * WIDE * _logits(cfg, kind, tokens, split)
+  logits = _logits(cfg, kind, tokens, split, final=final)
+  return _widths(cfg, ALIVE[kind]) * sum(_lengths(kind, tokens, split)) + arrays * WIDE * logits
 
 
 def _widths(cfg, count):
@@ -175,10 +181,12 @@ def _widths(cfg, count):
   return cfg.width * (WIDE * count.wide + narrow * (count.narrow + cfg.mlp_ratio * count.hidden))
 
 
-def _logits(cfg, kind, tokens, split):
+def _logits(cfg, kind, tokens, split, *, final=False):
   """Numbers in one array of logits; "chunked" has those of CHUNK queries at a time, and fused kernels none."""
   video, keys = (2 * tokens.video, 2 * tokens.video) if kind == "decoder" else (tokens.video, tokens.video + tokens.context)
   queries = video / split.keys + (0 if kind == "decoder" else tokens.context)
+  if final:
+    queries = tokens.video / split.keys
   limit = {"xla": queries, "chunked": min(CHUNK, queries), "cudnn": 0, "tokamax": 0}[cfg.attention]
   return limit * keys * cfg.heads / split.heads
 
@@ -189,11 +197,11 @@ def _has_cross(cfg: ModelConfig, kind: str) -> bool:
 
 def _block_weights(cfg, plan, split):
   """Of the block at work: weights in the compute dtype, gathered, and their gradient before it is cut.  Without rematerialisation
-  the copies of all blocks wait for the backward pass.  A compiler that gathers the next block's early holds one copy more."""
+  copies of all blocks wait for the backward pass.  A compiler that gathers the next block's early holds one copy more."""
   narrow = _dtype_bytes(cfg.model)
   sizes = {segment.kind: block_parameters(cfg, segment.kind) for segment in plan}
   copies = narrow if split.state > 1 or narrow < WIDE else 0
-  everything = sum(sizes[s.kind] * (s.stop - s.start) for s in plan) * narrow if cfg.model.remat == "none" and copies else 0
+  everything = sum(sizes[s.kind] * (s.stop - s.start) for s in plan) * narrow if cfg.model.remat == "none" else 0
   return max(sizes.values()) * (copies + WIDE) + everything
 
 

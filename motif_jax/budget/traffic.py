@@ -62,6 +62,14 @@ def _gradients(cfg, plan, split):
 
 def _sequence(cfg, segment, tokens, split, rows):
   """Of the blocks of a segment: each message forward, again where it is recomputed, and transposed in the backward pass."""
+  if segment.final:
+    whole, last = segment._replace(stop=segment.stop - 1, final=False), segment._replace(start=segment.stop - 1, final=False)
+    return _blocks(cfg, whole, tokens, split, rows) + _blocks(cfg, last, tokens, split, rows, final=True)
+  return _blocks(cfg, segment, tokens, split, rows)
+
+
+def _blocks(cfg, segment, tokens, split, rows, *, final=False):
+  """`final`: nobody reads the half of the result that is not the first segment's, so it has keys and values and no more."""
   model, blocks = cfg.model, segment.stop - segment.start
   seen = kept(cfg, tokens) if segment.routed else tokens
   width = round(rows * model.width * (2 if model.dtype == "bfloat16" else WIDE))  # of one token
@@ -70,15 +78,18 @@ def _sequence(cfg, segment, tokens, split, rows):
   inputs = 1 + (model.remat != "none")
   # With attention's output saved it is not sent again, unless cuDNN's own output was, which lies before the exchange.
   outputs = 1 + (model.remat in ("block", "offload") or (model.remat == "attention" and model.attention == "cudnn"))
+  asking = video // 2 if final and segment.kind == "decoder" else video
+  answered = 0 if final else context
   keys = 2 * video * split.sequence * width // split.heads
   found = [
-      Collective("all-to-all", 3 * video * width, (inputs + 1) * blocks, split.heads),  # queries, keys, values in one message
-      Collective("all-to-all", video * width, (outputs + 1) * blocks, split.heads),
+      Collective("all-to-all", 3 * asking * width, (inputs + 1) * blocks, split.heads),  # queries, keys, values in one message
+      Collective("all-to-all", 2 * (video - asking) * width, (inputs + 1) * blocks, split.heads),
+      Collective("all-to-all", asking * width, (outputs + 1) * blocks, split.heads),
       Collective("all-gather", keys, inputs * blocks, split.keys),
       Collective("reduce-scatter", keys, blocks, split.keys),
-      Collective("all-gather", context * width, outputs * blocks, split.heads),  # each device attends for its heads of the text
-      Collective("reduce-scatter", context * width, blocks, split.heads),
-      Collective("all-reduce", context * width, 3 * blocks, split.sequence),  # gradients of the text's queries, keys, values
+      Collective("all-gather", answered * width, outputs * blocks, split.heads),  # each device attends for its heads of the text
+      Collective("reduce-scatter", answered * width, blocks, split.heads),
+      Collective("all-reduce", context * width, (2 if final else 3) * blocks, split.sequence),  # of the text's q, k, v
   ]
   if model.cross_attention.kind != "none" and segment.kind == "single":
     found.append(Collective("all-reduce", seen.text * width, 2 * blocks, split.sequence))  # of the keys and values of the text

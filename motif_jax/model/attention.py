@@ -24,10 +24,11 @@ def attend(queries: tuple[Array, ...], keys: tuple[Array, ...], values: tuple[Ar
   """Softmax attention of all `queries` over all `keys`, split back into the segments of the queries.
 
   Each segment is (B, length, N, D); a mask is (B, length) with True for keys that may be attended, or None for all of them.
+  The last segments may have keys and values and no queries: nobody reads what would come out of them.
   Scale 1 / sqrt(D); softmax in float32.  `backend` is a key of `BACKENDS`; nothing falls back to another one.
 
   On a mesh every device calls the backend on its own part, inside `shard_map`.  `names` says, in the words of `mesh.constrain`,
-  where the tokens of each segment of the queries lie: "video" segments are spread over the sequence axis and stand first, those
+  where the tokens of each segment lie: "video" segments are spread over the sequence axis and stand first, those
   called None are whole on every device.  `key_names` is for cross-attention, whose keys must be whole.
   """
   if backend not in BACKENDS:
@@ -47,7 +48,7 @@ def attend(queries: tuple[Array, ...], keys: tuple[Array, ...], values: tuple[Ar
     return tuple(jnp.split(local(q, k, v), ends, axis=1))
 
   segments = lambda names: tuple(("batch", name, None, None) for name in names)
-  of_queries, of_keys = segments(names), segments(names if key_names is None else key_names)
+  of_queries, of_keys = segments(names[:len(queries)]), segments(names if key_names is None else key_names)
   of_mask = None if mask is None else ("batch", None)
   return per_device(own_part, inputs=(of_queries, of_keys, of_keys, of_mask), outputs=of_queries)(queries, keys, values, mask)
 

@@ -4,6 +4,8 @@ A block takes a tuple of token segments, applies its layers to each, and lets th
 segment is the one that RoPE turns and that cross-attention writes to; the last one of the encoder stage is the text:
   dual and single   (video, text) or (video, image, text)
   decoder           (decoder, encoder)
+`read` says of how many segments, from the first, somebody reads the result, by default of all: the others give keys and values,
+and no queries, no output, no MLP.
 """
 
 import flax.linen as nn
@@ -80,7 +82,7 @@ class DualBlock(nn.Module):
     if self.cfg.cross_attention.dual:
       self.cross = CrossAttention(self.cfg, shared=False)
 
-  def __call__(self, tokens: Tokens, masks: Masks, cond: Array, rope: Rope) -> Tokens:
+  def __call__(self, tokens: Tokens, masks: Masks, cond: Array, rope: Rope, *, read: int | None = None) -> Tokens:
     context = len(tokens) - 1
     streams = (self.video,) + (self.text,) * context
     modulations = [self.video.modulation(cond)] + [self.text.modulation(cond)] * context
@@ -89,7 +91,8 @@ class DualBlock(nn.Module):
     ropes = (rope,) + (None,) * context
 
     normed = [mod.apply(x) for mod, x in zip(attention_mods, tokens)]
-    q, k, v = zip(*(s.attention(x, r) for s, x, r in zip(streams, normed, ropes)))
+    asks = [read is None or i < read for i in range(len(tokens))]
+    q, k, v = zip(*(s.attention(x, r, asks=a) for s, x, r, a in zip(streams, normed, ropes, asks)))
     with jax.named_scope("attention"):
       attended = _attended(q, k, v, masks, self.cfg, ("video",) + (None,) * context)
     attended = [s.attention.merge(a) for s, a in zip(streams, attended)]
@@ -116,13 +119,14 @@ class SingleBlock(nn.Module):
     if self.cross_kind != "none":
       self.cross = CrossAttention(self.cfg, shared=self.cross_kind == "shared")
 
-  def __call__(self, tokens: Tokens, masks: Masks, cond: Array, rope: Rope) -> Tokens:
+  def __call__(self, tokens: Tokens, masks: Masks, cond: Array, rope: Rope, *, read: int | None = None) -> Tokens:
     mod = Triple(*self.modulation(cond))
     ropes = (rope,) + (None,) * (len(tokens) - 1)
     names = ("video", "video") if self.decoder else ("video",) + (None,) * (len(tokens) - 1)
 
     normed = [mod.apply(x) for x in tokens]
-    q, k, v = zip(*(self.attention(x, r) for x, r in zip(normed, ropes)))
+    asks = [read is None or i < read for i in range(len(tokens))]
+    q, k, v = zip(*(self.attention(x, r, asks=a) for x, r, a in zip(normed, ropes, asks)))
     with jax.named_scope("attention"):
       attended = list(_attended(q, k, v, masks, self.cfg, names))
     if self.cross_kind != "none":  # before the projection, so the block's gate acts on it
@@ -139,6 +143,7 @@ def _attended(queries: Tokens, keys: Tokens, values: Tokens, masks: Masks, cfg: 
 
   Not for cuDNN: its backward pass reads the kernel's own outputs, so `stack.REMAT` saves those, and this would be a second copy.
   """
+  queries = tuple(q for q in queries if q is not None)
   attended = attend(queries, keys, values, masks, backend=cfg.attention, names=names, key_names=key_names)
   return attended if cfg.attention == "cudnn" else tuple(checkpoint_name(a, ATTENDED) for a in attended)
 

@@ -149,12 +149,14 @@ class Heads(nn.Module):
     self.query_norm, self.key_norm = RMSNorm(), RMSNorm()
     self.out = Linear(self.cfg.width, self.cfg.dtype, axes=2, use_bias=self.out_bias)
 
-  def __call__(self, x: Array, rope: Rope | None) -> tuple[Array, Array, Array]:
-    """Queries, keys and values (B, L, N, dh) of x (B, L, D); queries and keys normalised, then rotated where `rope` is given."""
-    q, k, v = self.query_norm(self.query(x)), self.key_norm(self.key(x)), self.value(x)
-    if rope is not None:
-      q, k = rotate(q, rope), rotate(k, rope)
-    return q, k, v
+  def __call__(self, x: Array, rope: Rope | None, *, asks: bool = True) -> tuple[Array | None, Array, Array]:
+    """Queries, keys and values (B, L, N, dh) of x (B, L, D); queries and keys normalised, then rotated where `rope` is given.
+
+    No queries unless it `asks`: where nobody reads what attention would give to x.
+    """
+    turned = lambda y: y if rope is None else rotate(y, rope)
+    q = turned(self.query_norm(self.query(x))) if asks else None
+    return q, turned(self.key_norm(self.key(x))), self.value(x)
 
   def merge(self, attended: Array) -> Array:
     """(B, L, D) of what attention gave to each head (B, L, N, dh)."""

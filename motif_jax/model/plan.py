@@ -9,16 +9,21 @@ from motif_jax.config import Depths
 
 
 class Segment(NamedTuple):
-  """Blocks [start, stop) of one kind; `routed`: on the kept video tokens only; `tap`: features are tapped after the last."""
+  """Blocks [start, stop) of one kind; `routed`: on the kept video tokens only; `tap`: features are tapped after the last.
+
+  `final`: of what the last block gives only the first segment of tokens is read: nobody reads the context after the encoder
+  stage, nor the encoder's tokens after the decoder.  What nobody reads is not computed (`stack.run_span`).
+  """
 
   kind: str
   start: int
   stop: int
   routed: bool = False
   tap: bool = False
+  final: bool = False
 
   def __str__(self):
-    marks = (", kept tokens" if self.routed else "") + (", tap" if self.tap else "")
+    marks = (", kept tokens" if self.routed else "") + (", tap" if self.tap else "") + (", final" if self.final else "")
     return f"{self.kind} [{self.start}, {self.stop}){marks}"
 
 
@@ -38,7 +43,7 @@ def make_plan(depths: Depths, route: tuple[int, int] | None = None, tap: int | N
   for start, stop in zip(cuts, cuts[1:]):
     kind, first = ("dual", 0) if start < depths.dual else ("single", depths.dual)
     routed = route is not None and route[0] <= start < route[1]
-    segments.append(Segment(kind, start - first, stop - first, routed, tap == stop))
+    segments.append(Segment(kind, start - first, stop - first, routed, tap == stop, stop == encoder))
   if depths.decoder:
-    segments.append(Segment("decoder", 0, depths.decoder))
+    segments.append(Segment("decoder", 0, depths.decoder, final=True))
   return tuple(segments)

@@ -32,27 +32,31 @@ def attend_spread(local: Callable, queries: tuple[Array, ...], keys: tuple[Array
 
   Args:
     local: (q (B, L, N, D), k, v (B, S, N, D)) -> (B, L, N, D), on any number of heads.
-    queries, keys, values: a (B, length, N, D) per segment, the spread ones first; length is the device's share of them.
+    queries, keys, values: a (B, length, N, D) per segment, the spread ones first; length is the device's share of them.  The
+      last segments may have no queries.
   """
   assert sorted(spread, reverse=True) == list(spread), "spread segments stand before whole ones"
   heads = queries[0].shape[2]
   exchange = _Exchange(devices, heads)
-  count = sum(spread)
+  count, asking = sum(spread), sum(spread[:len(queries)])
   lengths = [q.shape[1] for q in queries]
 
   # One message for queries, keys and values of all spread segments.  Keys of one sample are a set: their order is free.
-  packed = jnp.stack([jnp.concatenate(part[:count], axis=1) for part in (queries, keys, values)])
-  q, k, v = exchange.to_heads(packed)
+  pack = lambda parts, *which: jnp.stack([jnp.concatenate(part[slice(*which)], axis=1) for part in parts])
+  q, k, v = exchange.to_heads(pack((queries, keys, values), asking))
+  if asking < count:  # and another one for the keys and values of those that have no queries
+    more = exchange.to_heads(pack((keys, values), asking, count))
+    k, v = (jnp.concatenate(both, axis=1) for both in zip((k, v), more))
   k, v = exchange.all_keys(jnp.stack([k, v]))
   own = [[exchange.own_heads(x) for x in part[count:]] for part in (queries, keys, values)]
   q, k, v = (jnp.concatenate([x, *rest], axis=1) if rest else x for x, rest in zip((q, k, v), own))
 
   out = local(q, k, v)
-  ends = [sum(lengths[count:][:i]) for i in range(len(lengths) - count)]  # of the whole segments, from the end of the spread ones
-  start = exchange.heads_degree * sum(lengths[:count])
+  start = exchange.heads_degree * sum(lengths[:asking])
+  ends = [start + sum(lengths[asking:][:i]) for i in range(len(lengths) - asking)]  # where each whole segment begins
   moved = exchange.to_tokens(out[:, :start])
-  whole = [exchange.all_heads(out[:, start + end:start + end + n]) for end, n in zip(ends, lengths[count:])]
-  cuts = [sum(lengths[:i]) for i in range(1, count)]
+  whole = [exchange.all_heads(out[:, end:end + n]) for end, n in zip(ends, lengths[asking:])]
+  cuts = [sum(lengths[:i]) for i in range(1, asking)]
   return *jnp.split(moved, cuts, axis=1), *whole
 
 

@@ -1,12 +1,15 @@
 """Stacks of equal blocks: depth is the leading axis of their parameters, running them is a scan under rematerialisation."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from motif_jax.config import ModelConfig
 from motif_jax.model import observe
@@ -25,24 +28,39 @@ def init_stack(key: Array, kind: str, cfg: ModelConfig) -> dict:
 
 
 def run_span(params: dict, cfg: ModelConfig, kind: str, start: int, stop: int, tokens: Tokens, masks: Masks, cond: Array,
-             rope: Rope, *, measure: Callable | None = None) -> tuple[Tokens, dict | None]:
+             rope: Rope, *, final: bool = False, measure: Callable | None = None) -> tuple[Tokens, dict | None]:
   """(`tokens` after blocks [start, stop) of a kind, whose stacked parameters are `params`; what `measure` made of each block).
+
+  `final`: somebody reads the first segment alone; the last block leaves the others as they were (`blocks.py`).
 
   `measure`: (parameters of a block, tokens before, tokens after, `observe.Call`s in it) -> {name: (B,)}, from which come
   {name: (stop - start, B)}, without a gradient.
   """
   block = block_of(kind, cfg)
 
-  def body(tokens, layer):
-    run = lambda: block.apply({"params": layer}, tokens, masks, cond, rope)
+  def body(tokens, i, read=None):
+    # Where it lies in the stack: a scan over a part of the stack would first copy that part, and its gradient another time.
+    layer = jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False), params)
+    run = lambda: block.apply({"params": layer}, tokens, masks, cond, rope, read=read)
     if measure is None:
-      return run(), None
+      return (*run(), *tokens[read or len(tokens):]), None
     after, calls = observe.with_calls(run)
-    return after, jax.lax.stop_gradient(measure(layer, tokens, after, calls))
+    return (*after, *tokens[read or len(tokens):]), jax.lax.stop_gradient(measure(layer, tokens, after, calls))
 
   with jax.named_scope(kind):
-    span = params if (start, stop) == (0, getattr(cfg.depths, kind)) else jax.tree.map(lambda w: w[start:stop], params)
-    return jax.lax.scan(REMAT[cfg.remat](body), tokens, span, unroll=min(cfg.unroll, stop - start))
+    if not final:
+      return _scan(body, cfg, tokens, start, stop)
+    tokens, *measured = _scan(body, cfg, tokens, start, stop - 1) if stop - start > 1 else (tokens,)
+    tokens, last = _scan(functools.partial(body, read=1), cfg, tokens, stop - 1, stop)
+    return tokens, jax.tree.map(lambda *parts: jnp.concatenate(parts), *measured, last)
+
+
+def _scan(body, cfg, tokens, start, stop):
+  # XLA would unroll a loop over one block, and then hold all that rematerialisation computes again next to the forward pass.
+  count = stop - start
+  kept = set_xla_metadata(**{"skip-simplify-while-loops_trip-count-one": "true"}) if count == 1 else contextlib.nullcontext()
+  with kept:
+    return jax.lax.scan(REMAT[cfg.remat](body), tokens, jnp.arange(start, stop), unroll=min(cfg.unroll, count))
 
 
 def kinds_of(cfg: ModelConfig) -> list[str]:

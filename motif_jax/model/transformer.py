@@ -5,6 +5,7 @@ the joint representation, and a decoder, which sees the embedded input again bes
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -132,18 +133,17 @@ def apply(params: dict, cfg: ModelConfig, latents: Array, t: Array, text: Array,
   full_rope = rope = Rope(*(constrain(part, "video", None) for part in make_rope(grid, cfg.rope_axes, cfg.rope_theta)))
 
   bypass, tapped, measured = None, None, {}
-  for kind, start, stop, routed, tap in plan:
+  for kind, start, stop, routed, tap, final in plan:
+    run = partial(run_span, params[kind], cfg, kind, start, stop, final=final, measure=measure)
     if routed and bypass is None:
       video, bypass = routing.leave(video, route)
       rope = gather_rope(full_rope, route)
     elif bypass is not None and not routed:
       video, bypass, rope = routing.rejoin(video, bypass, route), None, full_rope
     if kind == "decoder":  # starts from the embedded input; attends to the encoder stage's video tokens; text is gone
-      (video, _), seen = run_span(params[kind], cfg, kind, start, stop, (embedded, video), (None, None), cond, full_rope,
-                                  measure=measure)
+      (video, _), seen = run((embedded, video), (None, None), cond, full_rope)
     else:
-      (video, *context), seen = run_span(params[kind], cfg, kind, start, stop, (video, *context), masks, cond, rope,
-                                         measure=measure)
+      (video, *context), seen = run((video, *context), masks, cond, rope)
     measured.setdefault(kind, []).append(seen)
     video = constrain(video, "batch", "video", None)
     tapped = video if tap else tapped

@@ -34,7 +34,7 @@ def of_block(layer: dict, before: tuple[Array, ...], after: tuple[Array, ...], c
       "residual": norm(after[0]) / math.sqrt(math.prod(after[0].shape[1:])),
       "scale": magnitude(shifts_scales_gates[1]),
       "gate": magnitude(shifts_scales_gates[2]),
-      "logit": bound([q for q, _, _ in heads], [k for _, k, _ in heads]),
+      "logit": bound([q for q, _, _ in heads if q is not None], [k for _, k, _ in heads]),
   }
   cross = next((call for call in calls if call.path == "cross"), None)
   if cross is not None:
