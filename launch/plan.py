@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import compiled, config, mesh as meshes, sharding
-from motif_jax.budget import devices, flops, memory, recipe, traffic, workload
+from motif_jax.budget import devices, flops, memory, recipe, sampling, traffic, workload
 from motif_jax.data import buckets
 from motif_jax.encoders import registry
 from motif_jax.train import step
@@ -31,6 +31,7 @@ STRIDES = flags.DEFINE_list("strides", None, "Pixels per latent in (time, height
 UTILISATION = flags.DEFINE_float("utilisation", 0.4, "Assumed share of the device's peak that executed FLOPs reach.")
 COMPILE = flags.DEFINE_bool("compile", False, "Compile each executable for virtual CPU devices and compare; takes minutes.")
 RECIPE = flags.DEFINE_bool("recipe", True, "Print the hours of the ten-stage recipe.")
+SAMPLING = flags.DEFINE_bool("sampling", False, "Print what sampling one video needs, phase by phase, and nothing of training.")
 TEACHER_GRID = (16, 16)  # of a teacher's features, where the compiled step wants some: V-JEPA 2 at 256 pixels
 BLURS = 4  # of the first frame in a record
 WAN = (4, 8, 8)  # strides of the released codec
@@ -161,6 +162,21 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
   return lines
 
 
+def of_sampling(job: Job, bucket) -> list[str]:
+  """Bytes of each phase of sampling one video on each part of the batch, with released weights in bfloat16."""
+  tokens, usable = tokens_of(job, bucket), devices.USABLE * job.device.memory
+  lines = [f"sampling a video of {buckets.name(bucket)}, both passes of guidance "
+           f"{'together' if job.cfg.sample.guidance.together else 'in turn'}; bytes of a device, a phase after the other:"]
+  for name, parts in sampling.phases(job.cfg, bucket, tokens, job.split, 1, weights="bfloat16").items():
+    need = sampling.total(parts)
+    lines.append(f"  {name:<10}{size(need):>10}, {'fits' if need <= usable else 'DOES NOT FIT'}: "
+                 + ", ".join(f"{part} {size(value)}" for part, value in parts.items() if value))
+    if name == "latents" and need > usable:
+      change = sampling.nearest_fit(job.cfg, tokens, job.split, 1, job.device, weights="bfloat16")
+      lines.append(f"  what would fit: {change or 'none known'}")
+  return lines
+
+
 def shardings(job: Job) -> list[str]:
   """Where the large parameters lie; the moving average and the moments lie where their parameter does."""
   counts = counts_of(job.cfg)
@@ -255,6 +271,9 @@ def main(argv: list[str]) -> None:
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   print("\n".join(head(job)))
+  if SAMPLING.value:
+    print("\n".join(line for bucket in job.buckets for line in of_sampling(job, bucket)))
+    return
   for bucket in job.buckets:
     for plan in plans_of(job.cfg):
       print("\n" + "\n".join(of_bucket(job, bucket, plan)))

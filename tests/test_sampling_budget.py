@@ -1,0 +1,58 @@
+"""Claims about the memory of sampling in closed form."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import motif_2b
+from motif_jax import compiled, config
+from motif_jax.budget import devices, sampling, workload
+from motif_jax.config import BucketConfig
+from motif_jax.flow import samplers, times
+from motif_jax.model import transformer
+from tests.test_budget import small
+
+CLIP, TOKENS = BucketConfig(121, 736, 1280), workload.Tokens(114_080, 512)
+ONE = workload.make_split((1, 1, 1), 12)
+
+
+def released(attention="cudnn"):
+  cfg = config.from_config_dict(motif_2b.get_config())
+  encoders = dataclasses.replace(cfg.encoders, text="t5gemma2", codec="wan_vae")
+  return dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, attention=attention), encoders=encoders)
+
+
+def test_bytes_of_a_walk_are_those_that_xla_plans():
+  """In float32: XLA on CPU (jax 0.10.2) multiplies bfloat16 as float32, and then plans twice as much."""
+  cfg = small(model__attention="chunked")
+  shaped = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  params = jax.eval_shape(lambda key: transformer.init(key, cfg.model), jax.random.key(0))
+  params = jax.tree.map(lambda leaf: shaped(*leaf.shape), params)
+
+  def walk(params, noise, text):
+    latents = lambda x: jnp.concatenate([x, x, x[..., :1]], axis=-1)
+    v = lambda x, t: transformer.apply(params, cfg.model, latents(x), jnp.full(len(x), t), text)[0]
+    return samplers.integrate(v, noise, times.grid(3, 3.0), "euler")
+
+  planned = compiled.memory(jax.jit(walk).lower(params, shaped(2, 4, 64, 32, 8), shaped(2, 64, 64)).compile())
+  alone = dataclasses.replace(cfg, sample=dataclasses.replace(
+      cfg.sample, guidance=dataclasses.replace(cfg.sample.guidance, together=False)))
+  ours = sampling.network(alone, workload.Tokens(2048, 64), workload.make_split((1, 1, 1), 4), 2, weights="float32")
+  assert ours["weights"] == pytest.approx(planned.arguments, rel=0.08)  # beside them noise and text
+  assert sampling.total(ours) - ours["weights"] == pytest.approx(planned.temporary, rel=0.15)
+
+
+def test_a_clip_at_720p_needs_twenty_four_gigabytes_a_phase_at_a_time():
+  needs = {name: sampling.total(parts) / 1e9 for name, parts in
+           sampling.phases(released(), CLIP, TOKENS, ONE, 1, weights="bfloat16").items()}
+  assert needs == pytest.approx(dict(texts=8.3, latents=24.0, frames=13.8), rel=0.02)
+
+
+def test_advice_goes_from_mild_to_strong_and_may_be_none():
+  advice = lambda gigabytes, rows=1, cfg=released(): sampling.nearest_fit(
+      cfg, TOKENS, ONE, rows, devices.Device(gigabytes * 1e9, 0, 0, 0), weights="bfloat16")
+  assert advice(80, rows=4) == "--batch=1" and advice(20) == "--batch=1 --together=0"
+  assert advice(20, cfg=released("xla")) == "--batch=1 --together=0 and model.attention=cudnn"
+  assert advice(10).startswith("--batch=1 --together=0 --mesh=1x1x2") and advice(1) is None
