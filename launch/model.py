@@ -1,16 +1,17 @@
 """The flags that name a model, trained or released, and the devices that it lies on; shared by commands that sample."""
 
 import argparse
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
 import jax
 
 from configs import motif_2b
-from motif_jax import config, mesh as meshes, sharding
+from motif_jax import config, mesh as meshes, pipeline
 from motif_jax.config import Config, MeshConfig
+from motif_jax.pipeline import Pipeline
 from motif_jax.train import checkpoint, finetune
-from motif_jax.weights import folder, release
 
 
 class Model(NamedTuple):
@@ -36,28 +37,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def read(args: argparse.Namespace) -> Model:
   """The `Model` that those flags name, its weights in their places on the mesh; ValueError for what cannot be."""
+  pipe, source = find(args)
+  return Model(pipe.cfg, pipe.read_params(), source, pipe.mesh)
+
+
+def find(args: argparse.Namespace) -> tuple[Pipeline, dict]:
+  """(What those flags name, its weights not read yet; the flags that name it)."""
   if (args.checkpoint is None) == (args.weights is None):
     raise ValueError("Pass either --checkpoint=WORKDIR, of a training run, or --weights=FOLDER, of a released pipeline.")
   mesh = mesh_of(args.mesh)
   if args.checkpoint:
     runs, step = checkpoint.find(args.checkpoint)
-    path = runs / str(step)
-    return _adapted(Model(*checkpoint.restore_for_sampling(path, mesh), dict(checkpoint=str(path)), mesh), args)
+    return _adapted(pipeline.of_checkpoint(runs, step, mesh), dict(checkpoint=str(runs / str(step))), args)
   # What the folder does not say, the release's config does.
-  cfg, found = release.config_of(args.weights, config.from_config_dict(motif_2b.get_config()))
-  places = sharding.parameter_shardings(folder.table_of(found).abstract, mesh)
-  params = folder.read_params(found, shardings=places)
-  model = Model(cfg, params, dict(weights=str(pathlib.Path(args.weights).absolute())), mesh)
-  return _adapted(model, args)
+  pipe = pipeline.of_release(args.weights, config.from_config_dict(motif_2b.get_config()), mesh)
+  return _adapted(pipe, dict(weights=str(pathlib.Path(args.weights).absolute())), args)
 
 
-def _adapted(model: Model, args) -> Model:
-  """`model` with the adapter that the flags name, if any."""
+def _adapted(pipe, source, args):
+  """The same with the adapter that the flags name, if any."""
   if args.adapter is None:
-    return model
-  params = finetune.applied(model.params, model.cfg, args.adapter, weight=args.adapter_weight, any_base=args.any_base)
+    return pipe, source
+  read = lambda: finetune.applied(pipe.read_params(), pipe.cfg, args.adapter, weight=args.adapter_weight, any_base=args.any_base)
   said = dict(adapter=str(pathlib.Path(args.adapter).absolute()), adapter_weight=args.adapter_weight)
-  return model._replace(params=params, source=model.source | said)
+  return dataclasses.replace(pipe, read_params=read), source | said
 
 
 def mesh_of(text: str) -> jax.sharding.Mesh:

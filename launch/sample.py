@@ -5,8 +5,9 @@
 
 Writes an mp4 per prompt, contact_sheet.png (a row per prompt) and, last, samples.json: all that is needed to make them again.
 With --previews=K it says after each step how long the rest takes, and shows every K steps where they lead, in NAME.steps.png.
-A sample depends on its prompt, the seed and its number alone, not on the prompts beside it nor on the devices; so the same
-command goes on where it was stopped.
+A sample depends on its prompt, the seed and its number alone, up to rounding, not on the prompts beside it nor on the devices; so
+the same command goes on where it was stopped.  First all prompts are encoded, then all latents made, then all frames, so that the
+devices hold one model at a time; encoded prompts and latents wait on disk, in OUTPUT/prompts and OUTPUT/latents.
 """
 
 import argparse
@@ -16,21 +17,23 @@ import json
 import pathlib
 import platform
 import shlex
+import shutil
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from launch import arguments, model
 from motif_jax import config, mesh as meshes, sample, stepwise
-from motif_jax.config import BucketConfig, Config
-from motif_jax.data import buckets, extract, videos
+from motif_jax.data import buckets, videos
+from motif_jax.encoders import registry
+from motif_jax.pipeline import Pipeline
 from motif_jax.train import metrics
 
 REQUEST = "request.json"  # what the videos of a folder were asked to be, as long as some are missing too
+LATENTS = "latents"  # folder of what is sampled and not decoded yet
 COLUMNS, ROWS = 8, 16  # of the contact sheet
 ROLES = ("codec", "text", "image")  # of the encoders that sampling needs
 NAME_LENGTH = 40  # characters of the prompt in a file's name
@@ -39,17 +42,10 @@ NAME_LENGTH = 40  # characters of the prompt in a file's name
 class Job(NamedTuple):
   """A checked request, ready to run."""
 
-  cfg: Config
-  params: dict
-  codec: Any
-  text: Any
+  pipe: Pipeline
   prompts: list[str]
-  bucket: BucketConfig
   settings: dict  # the flags that decide the result, with every default filled in
-  first_frame: jax.Array | None  # (1, levels, H, W, C)
-  image: jax.Array | None  # (1, I, image_dim)
   output: pathlib.Path
-  mesh: jax.sharding.Mesh
   again: bool  # make what is there already once more
   previews: int  # steps between them; 0: none, and the whole walk in one program
 
@@ -70,6 +66,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--image", help="a picture or video file whose first frame the videos start from (image-to-video)")
   add("--batch", type=int, default=4, help="videos made at once; rounded up to what the mesh deals evenly")
   add("--previews", type=int, default=0, help="steps between previews of the videos while they are made; 0: none")
+  add("--prompt_cache", help="folder of encoded prompts, by default in --output")
   add("--again", action="store_true", help="make all videos, also those that an earlier run of this command has left")
   for role in ROLES:
     add(f"--{role}_weights", help=f"folder of the {role} encoder's weights, where it is not the one of the training run")
@@ -80,9 +77,9 @@ def main(argv=None) -> None:
   arguments.quiet()
   try:
     job = prepare(parse(argv))
+    made = run(job)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
-  made = run(job)
   print(f"wrote {len(made['samples'])} videos, {made['contact_sheet']} and samples.json to {job.output}")
 
 
@@ -92,26 +89,27 @@ def prepare(args: argparse.Namespace) -> Job:
   if args.batch < 1 or args.index < 0 or args.previews < 0:
     raise ValueError(f"--batch={args.batch} --index={args.index} --previews={args.previews}: expected at least 1 video at once "
                      "and no negative number.")
-  cfg, params, source, mesh = model.read(args)
+  pipe, source = model.find(args)
+  cfg = pipe.cfg
   moved = {role: getattr(args, f"{role}_weights") for role in ROLES if getattr(args, f"{role}_weights") is not None}
   weights = dataclasses.replace(cfg.encoders.weights, **moved)
   cfg = dataclasses.replace(cfg, encoders=dataclasses.replace(cfg.encoders, weights=weights))
   cfg, how = arguments.sampling(args, cfg, picture=args.image is not None)
-  codec, text = sample.encoders_of(cfg, mesh)
   bucket = buckets.one(args.bucket) if args.bucket else cfg.sample.bucket
-  sample.latent_grid(cfg, codec, bucket)
-  parts = meshes.degree(mesh, "batch")
+  output = pathlib.Path(args.output) if args.output else default_output(source, args.seed)
+  pipe = dataclasses.replace(pipe, cfg=dataclasses.replace(cfg, sample=dataclasses.replace(cfg.sample, bucket=bucket)),
+                             cache=pathlib.Path(args.prompt_cache or output / "prompts"))
+  pipe.grid(bucket)  # raises
+  parts = meshes.degree(pipe.mesh, "batch")
   batch = -(-args.batch // parts) * parts
   settings = source | dict(seed=args.seed, index=args.index, batch=batch, bucket=buckets.name(bucket)) | how
   settings |= {f"{role}_weights": str(pathlib.Path(path).absolute()) for role, path in moved.items()}
   if args.image:
     settings["image"] = str(pathlib.Path(args.image).absolute())
-  first_frame, image = encode_image(args.image, bucket, codec, sample.image_encoder_of(cfg)) if args.image else (None, None)
+    videos.probe(args.image)  # raises
   if args.image and not cfg.data.image_to_video:
     print("note: data.image_to_video was 0, so this model was never trained to start from a picture")
-  output = pathlib.Path(args.output) if args.output else default_output(source, args.seed)
-  return Job(cfg, params, codec, text, prompts, bucket, settings, first_frame, image, output, mesh, args.again,
-             args.previews)
+  return Job(pipe, prompts, settings, output, args.again, args.previews)
 
 
 def default_output(source: dict, seed: int) -> pathlib.Path:
@@ -132,39 +130,57 @@ def read_prompts(given: list[str], file: str | None) -> list[str]:
   return prompts
 
 
-def encode_image(file: str, bucket: BucketConfig, codec, encoder) -> tuple[jax.Array, jax.Array | None]:
-  """Latents (1, levels, H, W, C) of the first frame of `file`, at the blur levels of training, and its tokens (1, I, dim)."""
-  frame = extract.signed(videos.read_clip(file, BucketConfig(1, bucket.height, bucket.width)))  # (1, H, W, 3)
-  encode = jax.jit(lambda encoder, pixels: encoder.encode(pixels))
-  latents = jnp.swapaxes(encode(codec, jnp.swapaxes(extract.blurred(frame), 0, 1)), 0, 1)
-  return latents, None if encoder is None else encode(encoder, frame)
-
-
 def run(job: Job) -> dict:
   """What samples.json says, after writing it and all that it speaks of; files that an earlier run left are kept."""
   files = [f"{job.settings['index'] + i:04d}-{file_name(prompt)}.mp4" for i, prompt in enumerate(job.prompts)]
-  made = describe(job, files)
+  made, waiting = describe(job, files), job.output / LATENTS
   missing = [i for i, file in enumerate(files) if not (job.output / file).exists()]
   if job.again or not asked_before(job.output, made):
     missing = list(range(len(files)))
-  job.output.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(waiting, ignore_errors=True)
+  waiting.mkdir(parents=True, exist_ok=True)
   (job.output / "samples.json").unlink(missing_ok=True)  # until all of it is true
   write_json(job.output / REQUEST, made)
   if len(missing) < len(files):
     print(f"{len(files) - len(missing)} of {len(files)} videos are there from an earlier run")
   if "cache" in made:
     print(f"inexact: {arguments.cache_line(made['cache'])}", flush=True)
+  sample_latents(job, [i for i in missing if not (waiting / f"{i}.npy").exists()], files)
   began = time.perf_counter()
-  for done, (i, frames) in enumerate(zip(missing, generate(job, missing, files)), start=1):
-    videos.write_mp4(job.output / files[i], frames, fps=job.cfg.sample.fps)
-    took = time.perf_counter() - began
-    left = metrics.duration(took / done * (len(missing) - done))
-    print(f"{done} of {len(missing)} videos after {metrics.duration(took)}, {left} left: {job.output / files[i]}", flush=True)
-  rows = [videos.read_clip(job.output / file, job.bucket) for file in files[:ROWS]]
+  latents = (np.load(waiting / f"{i}.npy") for i in missing)
+  for done, (i, frames) in enumerate(zip(missing, job.pipe.frames(latents, batch=job.settings["batch"])), start=1):
+    videos.write_mp4(job.output / files[i], frames, fps=job.pipe.cfg.sample.fps)
+    tell(f"{done} of {len(missing)} videos", done, len(missing), began, job.output / files[i])
+  rows = [videos.read_clip(job.output / file, job.pipe.cfg.sample.bucket) for file in files[:ROWS]]
   videos.write_contact_sheet(job.output / "contact_sheet.png", rows, columns=COLUMNS)
   write_json(job.output / "samples.json", made)
   (job.output / REQUEST).unlink()
+  shutil.rmtree(waiting)
   return made
+
+
+def sample_latents(job: Job, numbers: list[int], files: list[str]) -> None:
+  """Writes the latents of the prompts of these numbers, a file each."""
+  if not numbers:
+    return
+  texts, tokens = job.pipe.texts(job.prompts), job.pipe.cfg.data.text_tokens
+  for prompt, text in zip(job.prompts, texts):
+    if len(text) > tokens:
+      print(f"note: {prompt!r} has {len(text)} text tokens; what goes beyond {tokens} is not seen")
+  given = job.pipe.picture(job.settings["image"]) if "image" in job.settings else {}
+  make = stepwise.watched(Previews(job, files)) if job.previews else sample.generate
+  began = time.perf_counter()
+  made = job.pipe.latents(texts, numbers, seed=job.settings["seed"], batch=job.settings["batch"], first=job.settings["index"],
+                          make=make, **given)
+  for done, (i, latents) in enumerate(zip(numbers, made), start=1):
+    with videos.replacing(job.output / LATENTS / f"{i}.npy") as file, open(file, "wb") as opened:
+      np.save(opened, latents)
+    tell(f"latents of {done} of {len(numbers)}", done, len(numbers), began, files[i])
+
+
+def tell(what: str, done: int, of: int, began: float, file) -> None:
+  took = time.perf_counter() - began
+  print(f"{what} after {metrics.duration(took)}, {metrics.duration(took / done * (of - done))} left: {file}", flush=True)
 
 
 def asked_before(output: pathlib.Path, made: dict) -> bool:
@@ -181,27 +197,12 @@ def write_json(path: pathlib.Path, value: dict) -> None:
     temporary.write_text(json.dumps(value, indent=1))
 
 
-def generate(job: Job, numbers: list[int], files: list[str]):
-  """Yields the frames, uint8 (F, H, W, 3), of the prompts of these numbers, one after another."""
-  if not numbers:
-    return
-  tokens, prompts, first = job.cfg.data.text_tokens, [job.prompts[i] for i in numbers], job.settings["index"]
-  for prompt, features in zip(prompts, job.text.encode(prompts)):
-    if len(features) > tokens:
-      print(f"note: {prompt!r} has {len(features)} text tokens; what goes beyond {tokens} is not seen")
-  with jax.set_mesh(job.mesh):
-    yield from sample.videos_of(
-        job.params, job.cfg, job.codec, job.text, prompts, key=jax.random.key(job.settings["seed"]),
-        batch=job.settings["batch"], grid=sample.latent_grid(job.cfg, job.codec, job.bucket),
-        indices=[first + i for i in numbers], first_frame=job.first_frame, image=job.image,
-        make=stepwise.watched(Previews(job, files)) if job.previews else sample.generate)
-
-
 class Previews:
   """Watches videos being made: says after each step how long the rest takes, and shows every so many steps where it leads."""
 
   def __init__(self, job: Job, files: list[str]):
     self._job, self._files = job, files
+    self._codec, = registry.named(job.pipe.cfg.encoders, ("codec",), mesh=job.pipe.mesh)
     self._shown, self._began = [], 0.0
 
   def __call__(self, step: stepwise.Step, indices: list[int]) -> None:
@@ -212,7 +213,7 @@ class Previews:
       left = (time.perf_counter() - self._began) / (step.number - 1) * (step.of - step.number)
       print(f"  step {step.number} of {step.of}, {metrics.duration(left)} left for these {len(set(indices))} videos", flush=True)
     if step.number % self._job.previews == 0 or step.number == step.of:
-      self._shown.append(stepwise.preview(self._job.codec, step.data))
+      self._shown.append(stepwise.preview(self._codec, step.data))
       for i, rows in zip(indices, zip(*self._shown)):
         file = self._job.output / self._files[i - self._job.settings["index"]]
         videos.write_contact_sheet(file.with_suffix(".steps.png"), rows, columns=COLUMNS)
@@ -229,12 +230,12 @@ def describe(job: Job, files: list[str]) -> dict:
       **step,
       samples=[dict(file=f, prompt=p, index=first + i) for i, (f, p) in enumerate(zip(files, job.prompts))],
       contact_sheet="contact_sheet.png",
-      fps=job.cfg.sample.fps,
+      fps=job.pipe.cfg.sample.fps,
       **({"cache": arguments.read_cache(job.settings["cache"])} if "cache" in job.settings else {}),
-      encoders={kind: dict(name=e.name, version=e.version) for kind, e in (("codec", job.codec), ("text", job.text))},
+      encoders={role: dict(name=e.name, version=e.version) for role in ("codec", "text") if (e := job.pipe.announced[role])},
       versions=dict(python=platform.python_version(), **{p: importlib.metadata.version(p) for p in ("jax", "flax", "numpy")}),
       device=jax.devices()[0].device_kind,
-      config=config.to_dict(job.cfg),
+      config=config.to_dict(job.pipe.cfg),
   )
 
 

@@ -22,23 +22,23 @@ from motif_jax.flow import caching, guidance as guidances, samplers, times
 from motif_jax.model import transformer
 from motif_jax.model.conditioning import network_input
 
+TEXT_MULTIPLE = 32  # tokens
+
 
 def encoders_of(cfg: Config, mesh: Mesh | None = None):
   """The codec and the text encoder that the model was trained with; their weights on `mesh`, or on the first device."""
-  codec, text = registry.named(cfg.encoders, ("codec", "text"), mesh=mesh)
+  return check_encoders(cfg, *registry.named(cfg.encoders, ("codec", "text"), mesh=mesh))[:2]
+
+
+def check_encoders(cfg: Config, codec, text, image=None) -> tuple:
+  """The same encoders; ValueError unless they make what the model reads."""
   if (codec.channels, text.dim) != (cfg.model.latent_channels, cfg.model.text_dim):
     raise ValueError(f"model.latent_channels is {cfg.model.latent_channels} and model.text_dim {cfg.model.text_dim}, but codec "
                      f"{codec.name} makes {codec.channels} and text encoder {text.name} {text.dim}; make them agree.")
-  return codec, text
-
-
-def image_encoder_of(cfg: Config):
-  """The encoder of the picture that a video starts from; None where the config names none."""
-  image, = registry.named(cfg.encoders, ("image",))
   if image is not None and image.dim != cfg.model.image_dim:
     raise ValueError(f"model.image_dim is {cfg.model.image_dim}, but image encoder {image.name} makes {image.dim}; make them "
                      "agree, or set encoders.image to 'none'.")
-  return image
+  return codec, text, image
 
 
 def latent_grid(cfg: Config, codec, bucket: BucketConfig) -> tuple[int, int, int]:
@@ -58,13 +58,26 @@ def latent_grid(cfg: Config, codec, bucket: BucketConfig) -> tuple[int, int, int
 
 def encode_prompts(text_encoder, prompts: Sequence[str], text_tokens: int) -> tuple[np.ndarray, np.ndarray]:
   """Features (B, T, dim) float32 and mask (B, T), True for real tokens.  Longer prompts are cut to T tokens, as in training."""
-  features = np.zeros((len(prompts), text_tokens, text_encoder.dim), np.float32)
-  mask = np.zeros((len(prompts), text_tokens), bool)
-  for row, encoded in enumerate(text_encoder.encode(prompts)):
-    count = min(len(encoded), text_tokens)
-    features[row, :count] = encoded[:count]
+  return padded(text_encoder.encode(prompts), text_tokens)
+
+
+def padded(texts: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+  """(Features (B, length, dim) float32, mask (B, length), True for real tokens) of texts (T, dim), cut to `length` tokens."""
+  features = np.zeros((len(texts), length, texts[0].shape[1]), np.float32)
+  mask = np.zeros((len(texts), length), bool)
+  for row, text in enumerate(texts):
+    count = min(len(text), length)
+    features[row, :count] = text[:count]
     mask[row, :count] = True
   return features, mask
+
+
+def text_length(cfg: Config, texts: Sequence[np.ndarray]) -> int:
+  """To how many tokens `texts` are padded: those of the longest, rounded up so that few lengths are ever compiled.
+
+  In training it is data.text_tokens; padding changes nothing but the order of a sum, and costs attention and layers.
+  """
+  return min(cfg.data.text_tokens, -(-max(map(len, texts)) // TEXT_MULTIPLE) * TEXT_MULTIPLE)
 
 
 def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Array, empty_mask: Array, *, key: Array,
@@ -74,7 +87,8 @@ def generate(params: dict, cfg: Config, text: Array, mask: Array, empty_text: Ar
 
   Args:
     params: of the model alone, best its moving average.
-    empty_text, empty_mask: (1, T, dim) and (1, T), the encoding of "": what guidance leads away from.
+    empty_text, empty_mask: (1, T, dim) and (1, T), the encoding of "": what guidance leads away from.  Where its pass has a turn
+      of its own (sample.guidance.together is False), it may be of another length.
     grid: (F, H, W) of the latents, from the codec's `grid`.
     indices: (B,) number of each sample, by default 0 ... B - 1.  Key and number alone decide a sample's noise, so that it comes
       out the same in any batch.
@@ -115,28 +129,40 @@ def decode(codec, latents: Array) -> Array:
 def videos_of(params: dict, cfg: Config, codec, text_encoder, prompts: Sequence[str], *, key: Array, grid: tuple[int, int, int],
               batch: int, indices: Sequence[int] | None = None, first_frame: Array | None = None,
               image: Array | None = None, make: Callable = generate) -> Iterator[np.ndarray]:
-  """Yields the frames, uint8 (F, H, W, 3), of one prompt after another, made `batch` at once.
+  """Yields the frames, uint8 (F, H, W, 3), of one prompt after another; the arguments are those of `latents_of`."""
+  *texts, empty = text_encoder.encode([*prompts, ""])
+  for latents, count in latents_of(params, cfg, texts, empty, key=key, grid=grid, batch=batch, indices=indices,
+                                   first_frame=first_frame, image=image, make=make):
+    yield from np.asarray(decode(codec, latents))[:count]
+
+
+def latents_of(params: dict, cfg: Config, texts: Sequence[np.ndarray], empty: np.ndarray, *, key: Array,
+               grid: tuple[int, int, int], batch: int, indices: Sequence[int] | None = None, length: int | None = None,
+               first_frame: Array | None = None, image: Array | None = None,
+               make: Callable = generate) -> Iterator[tuple[Array, int]]:
+  """Yields (latents (b, F, H, W, C), how many of their rows are wanted) for texts (T, dim), in order, made `batch` at once.
 
   On a mesh the rows of a batch are dealt to its devices, of which `batch` is a multiple.
 
   Args:
-    indices: number of each prompt, by default 0, 1, ..., which with `key` decides its noise.
+    empty: (T, dim), the encoding of "".
+    indices: number of each text, by default 0, 1, ..., which with `key` decides its noise.
+    length: that texts are padded to; by default `text_length` of them.
     first_frame: (1, levels, H, W, C) that all videos start from.
     image: (1, I, image_dim) tokens of that frame.
     make: what makes the latents; `stepwise.watched` also tells of each step.
   """
-  tokens = cfg.data.text_tokens
-  parts = meshes.parts_of("batch")
-  empty, size = encode_prompts(text_encoder, [""], tokens), min(batch, -(-len(prompts) // parts) * parts)
+  parts, length = meshes.parts_of("batch"), length or text_length(cfg, texts)
+  size = min(batch, -(-len(texts) // parts) * parts)
+  uncond = padded([empty], length if cfg.sample.guidance.together else text_length(cfg, [empty]))
   first_frame, image = (None if x is None else jnp.repeat(x, size, axis=0) for x in (first_frame, image))
-  numbered = list(zip(prompts, range(len(prompts)) if indices is None else indices, strict=True))
-  for start in range(0, len(prompts), size):
+  numbered = list(zip(texts, range(len(texts)) if indices is None else indices, strict=True))
+  for start in range(0, len(texts), size):
     now = numbered[start:start + size]
     full = [*now, *now[-1:] * (size - len(now))]  # one shape for all batches, so one compilation
-    texts = encode_prompts(text_encoder, [prompt for prompt, _ in full], tokens)
-    latents = make(params, cfg, *texts, *empty, key=key, grid=grid, first_frame=first_frame, image=image,
-                   indices=[index for _, index in full])
-    yield from np.asarray(decode(codec, latents))[:len(now)]
+    features = padded([text for text, _ in full], length)
+    yield make(params, cfg, *features, *uncond, key=key, grid=grid, first_frame=first_frame, image=image,
+               indices=[index for _, index in full]), len(now)
 
 
 @jax.named_scope("noise")
@@ -171,7 +197,7 @@ def _guided(params, text, empty, first_frame, image, noise, *, model, guidance):
   # A clip of one frame is never conditioned: nothing would be left to generate (model.md section 3.3).
   conditioned = jnp.full(len(noise), first_frame is not None and noise.shape[1] > 1)
   first_frame = jnp.zeros_like(noise[:, :1]) if first_frame is None else first_frame
-  empty = tuple(jnp.broadcast_to(row, rows.shape) for rows, row in zip(text, empty))
+  empty = tuple(jnp.broadcast_to(row, (len(noise), *row.shape[1:])) for row in empty)
 
   def velocity(x, t, texts):
     """A velocity like x for each of `texts`, all made in one batch."""

@@ -3,15 +3,16 @@
 import dataclasses
 import json
 import shutil
+import weakref
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import smoke
+from configs import motif_2b, smoke
 from launch import sample as launch_sample
-from motif_jax import config as config_lib, mesh as meshes, sharding
+from motif_jax import config as config_lib, mesh as meshes, pipeline, sharding
 from motif_jax.config import BucketConfig, EncodersConfig, EncoderWeights, MeshConfig
 from motif_jax.data import dataset, videos
 from motif_jax.encoders import registry
@@ -150,13 +151,17 @@ def test_videos_start_from_the_tokens_of_a_picture_with_weights_that_have_moved(
   prepare = lambda *more: launch_sample.prepare(launch_sample.parse(
       ["--mesh=1x1x1", f"--checkpoint={tmp_path}", "--prompt=abc", f"--image={tmp_path / 'picture.png'}", *flags, *more]))
   job = prepare()
-  assert job.image.shape == (1, 9, 24) and job.settings["text_weights"] == names.weights.text
-  assert next(launch_sample.generate(job, [0])).shape == (1, 16, 24, 3)
+  given = job.pipe.picture(job.settings["image"])
+  assert given["image"].shape == (1, 9, 24) and job.settings["text_weights"] == names.weights.text
+  latents = job.pipe.latents(job.pipe.texts(job.prompts), [0], seed=0, batch=1, **given)
+  assert next(job.pipe.frames(latents, batch=1)).shape == (1, 16, 24, 3)
   with pytest.raises(ValueError, match="nowhere has no config.json"):
     prepare("--text_weights=nowhere")
 
 
-def test_a_released_pipeline_is_sampled_from_its_folder(home, tmp_path, capsys):
+@pytest.fixture
+def released(home, tmp_path):
+  """The folder of a released pipeline, all but the codec."""
   pipeline = tmp_path / "pipeline"
   shutil.copytree(home / "t5gemma2", pipeline / "text_encoder")
   (pipeline / "model_index.json").write_text("{}")
@@ -167,20 +172,52 @@ def test_a_released_pipeline_is_sampled_from_its_folder(home, tmp_path, capsys):
   model = config_lib.from_config_dict(c).model
   params = sensitive(jax.eval_shape(lambda key: transformer.init(key, model), jax.random.key(0)), seed=0)
   export.export(pipeline / "transformer", params, model)
+  return pipeline
+
+
+def test_a_released_pipeline_is_sampled_from_its_folder(released, home, tmp_path, monkeypatch):
   Image.fromarray(np.full((16, 24, 3), 90, np.uint8)).save(tmp_path / "picture.png")
   main = lambda *flags: launch_sample.main([
-      "--mesh=1x1x1", f"--weights={pipeline}", "--prompt=abc", "--bucket=5x16x24", "--steps=1", f"--output={tmp_path / 'out'}", *flags])
+      "--mesh=1x1x1", f"--weights={released}", "--prompt=abc", "--bucket=5x16x24", "--steps=1", f"--output={tmp_path / 'out'}", *flags])
   with pytest.raises(SystemExit, match="lacks vae/"):
     main()
-  shutil.copytree(home / "wan_vae", pipeline / "vae")
+  shutil.copytree(home / "wan_vae", released / "vae")
   main(f"--image={tmp_path / 'picture.png'}")
   said = json.loads((tmp_path / "out/samples.json").read_text())
-  assert said["settings"]["weights"] == str(pipeline) and said["settings"]["rule"] == "projected"
+  assert said["settings"]["weights"] == str(released) and said["settings"]["rule"] == "projected"
   assert said["config"]["encoders"]["image"] == "siglip" and said["encoders"]["codec"]["name"] == "wan_vae"
-  assert videos.read_clip(tmp_path / "out" / said["samples"][0]["file"], BucketConfig(5, 16, 24)).std() > 5
-  (pipeline / "model_index.json").unlink()
+  video = tmp_path / "out" / said["samples"][0]["file"]
+  assert videos.read_clip(video, BucketConfig(5, 16, 24)).std() > 5
+  assert_one_model_at_a_time(released, tmp_path, monkeypatch)
+  (released / "model_index.json").unlink()
   with pytest.raises(SystemExit, match="is no pipeline's folder: expected model_index.json"):
     main()
+
+
+def assert_one_model_at_a_time(released, folder, monkeypatch):
+  """The same in Python: no phase begins with arrays of an earlier one's model, and with prompts on disk no text is encoded."""
+  phases, weights, named = [], [], registry.named
+
+  def begin(name, tree):
+    assert not [ref for ref in weights if ref() is not None], f"{name} begins and {phases} are not gone"
+    phases.append(name)
+    weights[:] = [weakref.ref(leaf) for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    assert weights, f"{name} has no arrays to be watched"
+    return tree
+
+  monkeypatch.setattr(registry, "named", lambda names, roles, **how: begin(roles[0], named(names, roles, **how)))
+  c = motif_2b.get_config()
+  c.sample.update(dict(steps=1, bucket=dict(frames=5, height=16, width=24)))
+  with pytest.raises(ValueError, match="pass a config"):
+    pipeline.load(released)
+  made = []
+  for cache in (folder / "cache", folder / "cache", folder / "out/prompts"):
+    pipe = pipeline.load(released, c, cache=cache)
+    pipe = dataclasses.replace(pipe, read_params=lambda read=pipe.read_params: begin("network", read()))
+    made += pipe("abc", image=folder / "picture.png")
+  assert made[0].shape == (5, 16, 24, 3) and all(np.array_equal(made[0], again) for again in made[1:])
+  once = ["codec", "image", "network", "codec"]
+  assert phases == ["text", *once, *once, *once]
 
 
 def test_training_with_other_weights_than_the_data_set_is_refused(encoded, home, tmp_path):

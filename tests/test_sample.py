@@ -99,6 +99,19 @@ def test_the_prompt_is_felt_and_its_padding_is_not(params, monkeypatch):
   np.testing.assert_allclose(_generate(params, prompts, indices=[0, 0, 0]), clean, atol=1e-4)
 
 
+def test_padding_is_as_long_as_the_longest_text_needs_and_changes_nothing(params, monkeypatch):
+  monkeypatch.setattr(sample, "TEXT_MULTIPLE", 2)
+  texts, empty = [np.full((n, TEXTS["word_hash"]().dim), 0.1 * n, np.float32) for n in (3, 2)], np.ones((1, 128), np.float32)
+  assert [sample.text_length(CFG, some) for some in (texts, texts[1:], [empty] * 3)] == [4, 2, 2]
+  assert sample.text_length(CFG, [np.ones((999, 128))]) == CFG.data.text_tokens
+  of = lambda cfg, **given: np.concatenate([np.asarray(made) for made, _ in sample.latents_of(
+      params, cfg, texts, empty, key=jax.random.key(3), grid=GRID, batch=2, **given)])
+  long, trimmed = of(with_sampling(), length=T), of(with_sampling())
+  np.testing.assert_allclose(trimmed, long, atol=1e-5)
+  np.testing.assert_allclose(of(with_sampling(together=False)), long, atol=1e-5)  # the empty text has two tokens there
+  assert _differ(of(with_sampling(), length=2), long)  # which cuts a text
+
+
 def test_guidance_scale_one_is_no_guidance(params):
   np.testing.assert_allclose(_generate(params, guidance=1.0), _generate(params, guidance=1.0 + 1e-6), atol=1e-3)
   assert _differ(_generate(params, guidance=1.0), _generate(params, guidance=2.0))
