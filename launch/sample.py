@@ -163,10 +163,10 @@ def sample_latents(job: Job, numbers: list[int], files: list[str]) -> None:
   """Writes the latents of the prompts of these numbers, a file each."""
   if not numbers:
     return
-  texts, tokens = job.pipe.texts(job.prompts), job.pipe.cfg.data.text_tokens
-  for prompt, text in zip(job.prompts, texts):
-    if len(text) > tokens:
-      print(f"note: {prompt!r} has {len(text)} text tokens; what goes beyond {tokens} is not seen")
+  for prompt in job.prompts:
+    if unseen := job.pipe.unseen(prompt):
+      print(f"note: {file_name(prompt)}... has more than {job.pipe.cfg.data.text_tokens} text tokens; not seen: {unseen!r}")
+  texts = job.pipe.texts(job.prompts)
   given = job.pipe.picture(job.settings["image"]) if "image" in job.settings else {}
   make = stepwise.watched(Previews(job, files)) if job.previews else sample.generate
   began = time.perf_counter()

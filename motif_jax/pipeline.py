@@ -73,7 +73,12 @@ class Pipeline:
     """Features (T, dim) of each prompt and, last, of "", from which guidance leads away."""
     encode = lambda missing: self._named("text").encode(missing)
     cached = self.cache if self.cfg.encoders.weights.text else None  # without weights encoding costs less than reading
-    return prompt_cache.encoded(cached, self.announced["text"].version, [*prompts, ""], encode)
+    encoder = self.announced["text"]
+    return prompt_cache.encoded(cached, f"{encoder.name} {encoder.version}", [*prompts, ""], encode)
+
+  def unseen(self, prompt: str) -> str:
+    """The end of `prompt` that no model sees, because it lies beyond the tokens that there is room for; "" of a shorter one."""
+    return self.announced["text"].beyond(prompt, self.cfg.data.text_tokens)
 
   def picture(self, file: str | os.PathLike) -> dict:
     """first_frame: latents (1, levels, H, W, C) of the first frame of `file`, at the blur levels of training; image: its tokens

@@ -147,6 +147,12 @@ def test_more_channels_than_coefficients_are_refused():
 # Texts.
 
 
+@pytest.mark.parametrize("name, cut", [("word_hash", "left now"), ("word_hash_mean", "")])
+def test_what_lies_beyond_the_tokens_is_told(name, cut):
+  text = registry.TEXTS[name]()
+  assert text.beyond("a red square moves left now", 5) == cut and text.beyond("a red square", 5) == ""
+
+
 @each_text
 def test_a_text_encoder_gives_a_row_per_token_and_one_for_nothing(name):
   text = registry.TEXTS[name]()

@@ -170,7 +170,8 @@ def test_untrimmed_features_have_one_length(text):
 def test_a_long_prompt_is_cut_and_what_was_cut_is_said(text):
   with pytest.warns(UserWarning, match="has 514 tokens; what goes beyond 512 is not seen: 'de'"):
     cut, = text.encode(["a" * 511 + "de"])
-  assert cut.shape == (512, 24)
+  assert cut.shape == (512, 24) and text.beyond("a" * 511 + "de", 600) == "de"
+  assert text.beyond("abc bad", 5) == "d" and text.beyond("abc bad", 6) == ""
 
 
 def test_bfloat16_features_are_those_of_float32_to_its_precision(text, tmp_path):

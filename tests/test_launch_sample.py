@@ -94,12 +94,13 @@ def test_another_seed_makes_other_videos(made, workdir, tmp_path):
   assert not _bytes(tmp_path).items() & _bytes(made).items()
 
 
-def test_prompts_come_from_a_file_in_batches_and_a_later_one_alone_is_the_same(made, workdir, tmp_path):
-  (tmp_path / "prompts.txt").write_text(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n  a star\n")
+def test_prompts_come_from_a_file_in_batches_and_a_later_one_alone_is_the_same(made, workdir, tmp_path, capsys):
+  (tmp_path / "prompts.txt").write_text(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n  a star that shines on and on\n")
   flags = [f"--checkpoint={workdir}", "--seed=3", "--batch=2"]
   launch.main([MESH, *flags, f"--output={tmp_path}", f"--prompts={tmp_path / 'prompts.txt'}"])
   files = _bytes(tmp_path)
   assert len(files) == 3 and files.items() >= _bytes(made).items()
+  assert "a-star-that-shines-on-and-on... has more than 6 text tokens; not seen: 'and on'" in capsys.readouterr().out
   launch.main([MESH, *flags, f"--output={tmp_path / 'one'}", "--index=1", *[f"--prompt={PROMPTS[1]}"] * 2])
   assert _bytes(tmp_path / "one")["0001-a-blue-disc.mp4"] == files["0001-a-blue-disc.mp4"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from motif_jax import config, sample, stepwise
+from motif_jax import compiled, config, sample, stepwise
 from motif_jax.config import CacheConfig, TokenShiftConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.flow import times
@@ -110,6 +110,22 @@ def test_padding_is_as_long_as_the_longest_text_needs_and_changes_nothing(params
   np.testing.assert_allclose(trimmed, long, atol=1e-5)
   np.testing.assert_allclose(of(with_sampling(together=False)), long, atol=1e-5)  # the empty text has two tokens there
   assert _differ(of(with_sampling(), length=2), long)  # which cuts a text
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_text_and_image_are_embedded_once_and_not_in_every_step(params, together):
+  arguments = [np.zeros((2, T, 128), np.float32), np.ones((2, T), bool), np.zeros((1, T, 128), np.float32), np.ones((1, T), bool)]
+  make = jax.jit(lambda params, *texts: sample.generate(params, with_sampling(steps=5, together=together), *texts, grid=GRID,
+                                                        key=jax.random.key(0), image=np.ones((2, 3, 7), np.float32)))
+  text = make.lower(params, *arguments).compile().as_text()
+  module, counts, found = compiled.parse(text), compiled.trip_counts(text), {"text_embed": [], "image_embed": [], "time_embed": []}
+  for computation, instructions in module.items():
+    types = {i.name: i.type for i in instructions}
+    for i in instructions:
+      name = next((name for name in found if f"{name}/" in compiled.source_of(i.attributes)), None)
+      if name and compiled.product_flops(i, types):
+        found[name].append(counts[computation])
+  assert {name: set(times) for name, times in found.items()} == {"text_embed": {1}, "image_embed": {1}, "time_embed": {5}}
 
 
 def test_guidance_scale_one_is_no_guidance(params):

@@ -44,6 +44,10 @@ class T5Gemma2:
       return made
     return [np.pad(row, ((0, self.tokenizer.max_tokens - len(row)), (0, 0))) for row in made]
 
+  def beyond(self, caption: str, tokens: int) -> str:
+    """What of `caption` lies beyond so many `tokens`, the bos among them, or beyond the most that this encoder reads."""
+    return self.tokenizer.beyond(caption, tokens)
+
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def _features(params, ids, mask, *, cfg):

@@ -3,7 +3,7 @@
 Codec    name, version, channels, strides (t, h, w); encode(video (B, F, H, W, 3) in [-1, 1]) -> latents (B, F', H', W', C);
          decode(latents) -> video; grid(frames, height, width) -> (F', H', W'); latent_times(frames) -> F' pixel-frame times;
          posterior(video) -> latents and their log-variance, if it has one
-Text     name, version, dim; encode(captions) -> a (T, dim) array for each
+Text     name, version, dim; encode(captions) -> a (T, dim) array for each; beyond(caption, tokens) -> what of it is cut off
 Teacher  name, version, dim; encode(video (B, F, H, W, 3) in [-1, 1], times) -> (B, len(times), h, w, dim); grid(height, width)
          -> (h, w); there may be none
 Image    name, version, dim, tokens; encode(pictures (B, H, W, 3) in [-1, 1]) -> (B, tokens, dim); there may be none

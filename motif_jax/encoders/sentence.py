@@ -5,6 +5,7 @@ The features have the same width as the tokens that later stages read, so the te
 
 from collections.abc import Sequence
 import dataclasses
+import sys
 
 import numpy as np
 
@@ -30,3 +31,7 @@ class Mean:
   def encode(self, captions: Sequence[str]) -> list[np.ndarray]:
     """A (1, dim) float32 array for each caption."""
     return [rows.mean(axis=0, keepdims=True) for rows in self.tokens.encode(captions)]
+
+  def beyond(self, caption: str, tokens: int) -> str:
+    """The end of `caption` that does not enter the mean, whatever room there is for `tokens`."""
+    return self.tokens.beyond(caption, sys.maxsize)

@@ -50,6 +50,12 @@ class Tokenizer:
                       f"{prompt[made.offsets[kept][0]:]!r}")
     return [[self.bos, *made.ids[:kept]] for made in encoded]
 
+  def beyond(self, prompt: str, tokens: int) -> str:
+    """What of `prompt` lies beyond so many `tokens`, the bos among them, or beyond `max_tokens`."""
+    offsets = self._tokenizer.encode(prompt, add_special_tokens=False).offsets
+    kept = min(tokens, self.max_tokens) - 1
+    return prompt[offsets[kept][0]:] if len(offsets) > kept else ""
+
   def padded(self, rows: Sequence[Sequence[int]], length: int) -> Tokens:
     """`rows` of ids as arrays of that `length`."""
     ids = np.full((len(rows), length), self.pad, np.int32)

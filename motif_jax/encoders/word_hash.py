@@ -34,6 +34,10 @@ class WordHash:
     """One (T, dim) float32 array per caption, entries of unit variance; a first bos token, so that "" has T = 1."""
     return [self._encode(caption) for caption in captions]
 
+  def beyond(self, caption: str, tokens: int) -> str:
+    """What of `caption` lies beyond so many `tokens`, the bos among them."""
+    return " ".join(words(caption)[tokens - 1:])
+
   def _encode(self, caption: str) -> np.ndarray:
     tokens = [EDGE, BOS, *words(caption), EDGE]
     vectors = np.stack([_vector(token, self.dim) for token in tokens])
