@@ -19,6 +19,7 @@ from motif_jax import compiled, config, mesh as meshes, sharding
 from motif_jax.budget import devices, flops, memory, recipe, sampling, traffic, workload
 from motif_jax.data import buckets
 from motif_jax.encoders import registry
+from motif_jax.model import lora, transformer
 from motif_jax.train import step
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import abstract_state
@@ -111,7 +112,8 @@ def head(job: Job) -> list[str]:
       f"batch: {cfg.data.batch_size}, {job.rows} per device and step, in {split.accumulate} microbatches",
       f"model: attention {cfg.model.attention}, remat {cfg.model.remat}, {cfg.model.dtype}; optimizer {cfg.optimizer.kind}; "
       f"{cfg.data.text_tokens} text tokens; latents {'x'.join(map(str, job.strides))} pixels",
-      f"parameters: {sum(n for path, n in counts_of(cfg).items() if not path.startswith('projector/')):,}",
+      f"parameters: {sum(n for path, n in counts_of(cfg).items() if not path.startswith('projector/')):,}"
+      + (f", frozen; of the adapter {sum(map(math.prod, memory.adapters(cfg).values())):,}" if cfg.adapter.rank else ""),
   ]
   if inner > device.node:
     lines.append(f"fsdp x sequence = {inner} is more than the {device.node} devices of a node: weights travel over the network.")
@@ -245,10 +247,17 @@ def compile_step(cfg, job: Job, bucket, plan):
   batch = dict(latents=array(*grid, channels), first_frame=array(BLURS, *grid[1:], channels),
                text=array(text, cfg.model.text_dim), text_mask=array(text, dtype="bool"),
                teacher=array(grid[0], *TEACHER_GRID, cfg.alignment.teacher_dim))
-  run = step.make_train_step(cfg, job.mesh, optimizer, plan=plan)
+  frozen = [abstract_frozen(cfg)] if cfg.adapter.rank else []
+  run = step.make_train_step(cfg, job.mesh, optimizer, plan=plan, frozen=frozen[0] if frozen else None)
   with jax.set_mesh(job.mesh):
-    lowered = run.jitted.lower(jax.tree.map(place, state, sharding.state_shardings(state, job.mesh)), batch)
+    lowered = run.jitted.lower(jax.tree.map(place, state, sharding.state_shardings(state, job.mesh)), batch,
+                              *(jax.tree.map(place, tree, sharding.parameter_shardings(tree, job.mesh)) for tree in frozen))
   return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})  # of the machine code, which nobody runs
+
+
+def abstract_frozen(cfg):
+  """Shapes and dtypes of the network that an adapter leaves as it is."""
+  return jax.eval_shape(lambda key: lora.frozen(transformer.init(key, cfg.model), cfg.model.dtype), jax.random.key(0))
 
 
 def told(c: compiled.Collective) -> str:

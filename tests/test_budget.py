@@ -16,7 +16,7 @@ from motif_jax.model import routing, stack, transformer
 from motif_jax.model.blocks import block_of
 from motif_jax.model.plan import make_plan
 from motif_jax.model.rope import Rope
-from motif_jax.train import losses
+from motif_jax.train import losses, state
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import abstract_state
 
@@ -95,6 +95,7 @@ CASES = {  # every policy of rematerialisation, with attention that keeps its lo
     **{remat: dict(model__remat=remat) for remat in stack.REMAT},
     **{f"{remat}, chunked": dict(model__remat=remat, model__attention="chunked") for remat in ("none", "attention", "block")},
     "routed and aligned": dict(model__remat="block", route__keep=0.5, alignment__weight=0.5),
+    "adapter": dict(model__remat="block", adapter__rank=24, adapter__base="another"),
 }
 
 
@@ -112,15 +113,15 @@ def gradient_of(name):
   if cfg.route.keep < 1:
     draw = lambda key: routing.draw(key, rows, 1024, keep=cfg.route.keep, groups=cfg.route.groups, policy=cfg.route.policy)
     route = jax.eval_shape(draw, jax.random.key(0))
-  params = {"model": jax.eval_shape(lambda key: transformer.init(key, cfg.model), jax.random.key(0))}
-  if cfg.alignment.weight:
-    params = abstract_state(cfg, make_optimizer(cfg.optimizer, steps=1)).params
+  network = jax.eval_shape(lambda key: transformer.init(key, cfg.model), jax.random.key(0))
+  params = abstract_state(cfg, make_optimizer(cfg.optimizer, steps=1)).params
   batch = dict(latents=shaped(rows, *GRID, channels), first_frame=shaped(rows, 4, *GRID[1:], channels),
                text=shaped(rows, TEXT, cfg.model.text_dim), text_mask=shaped(rows, TEXT, dtype=bool),
                teacher=shaped(rows, 4, 4, 4, cfg.alignment.teacher_dim))
   draws = losses.Draws(shaped(rows), shaped(rows, *GRID, channels), shaped(rows, dtype=bool), route)
-  gradient = jax.grad(lambda params, batch, draws: losses.objective(params, cfg, batch, draws, plan)[0])
-  return cfg, jax.jit(gradient).lower(params, batch, draws).compile()
+  whole = lambda params, frozen: params | {"model": state.network(cfg, params["model"], frozen if cfg.adapter.rank else None)}
+  gradient = jax.grad(lambda params, frozen, batch, draws: losses.objective(whole(params, frozen), cfg, batch, draws, plan)[0])
+  return cfg, jax.jit(gradient).lower(params, network, batch, draws).compile()
 
 
 def tokens_of(cfg):
@@ -171,6 +172,15 @@ def test_parameters_are_the_published_number(cross, count):
   kind = config.CrossAttentionConfig(cross, "scale_bias" if cross == "shared" else "none", False)
   cfg = dataclasses.replace(RELEASED, model=dataclasses.replace(RELEASED.model, cross_attention=kind, attention="cudnn"))
   assert sum(map(math.prod, memory.parameters(cfg).values())) == count
+
+
+def test_an_adapter_s_state_is_small_and_its_network_counted_once():
+  """At the released size, rank 16 on all attention: bfloat16 kernels, and 16 bytes for each number of the adapter."""
+  cfg = dataclasses.replace(RELEASED, adapter=dataclasses.replace(RELEASED.adapter, rank=16, base="another"))
+  held = memory.state_bytes(cfg, Split())
+  count = sum(map(math.prod, memory.adapters(cfg).values()))
+  assert held["parameters"] + held["average"] + held["optimizer"] == 16 * count
+  assert held["frozen"] == pytest.approx(2 * 1_962_308_032, rel=0.002)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -11,6 +11,7 @@ import dataclasses
 
 from motif_jax.budget.workload import Split, Tokens, kept
 from motif_jax.config import AlignmentConfig, Config, ModelConfig
+from motif_jax.model import lora
 from motif_jax.model.attention import CHUNK
 from motif_jax.model.plan import Segment, make_plan
 from motif_jax.model.transformer import TIME_FEATURES
@@ -148,18 +149,24 @@ def executed(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Spli
   for segment in plan:
     seen = kept(cfg, tokens) if segment.routed else tokens
     name = segment.kind + (" routed" if segment.routed else "")
-    parts[name] = parts.get(name, Flops()) + trained(cfg.model, span(cfg.model, segment, seen, split))
+    parts[name] = parts.get(name, Flops()) + trained(cfg.model, span(cfg.model, segment, seen, split), frozen=cfg.adapter.rank > 0)
+    if _gates_are_frozen(cfg):  # nobody asks what came out of the two layers in front of a gate, so they are not computed again
+      again = REPEATED[cfg.model.remat].dense * _before_gates(cfg.model, segment, seen, split)
+      parts[name] += Flops(-again)
     if segment.tap:
       parts["alignment"] = Flops(3 * projector(cfg.alignment, cfg.model.width) * seen.video / split.sequence)
+  if cfg.adapter.rank:  # no gradient goes further back than the first block
+    before = embedders(cfg.model, tokens, split)
+    return parts | {"embedders": Flops(sum(before.values()) + before["output"]), "adapter": Flops(adapter(cfg, tokens, split))}
   parts["embedders"] = Flops(_trained_embedders(cfg.model, tokens, split))
   return parts
 
 
-def trained(cfg: ModelConfig, once: Flops) -> Flops:
+def trained(cfg: ModelConfig, once: Flops, *, frozen: bool = False) -> Flops:
   """What a block costs in training that costs `once` forward: forward, recomputed and backward passes.
 
-  The backward pass has two products for each of the forward's; every backend of attention but the plain one keeps no weights, so
-  it repeats queries times keys, half of its forward, in the backward pass.
+  The backward pass has two products for each of the forward's, of layers with `frozen` weights one; every backend of attention
+  but the plain one keeps no weights, so it repeats queries times keys, half of its forward, in the backward pass.
   """
   again = REPEATED[cfg.remat]
   if cfg.attention == "xla":
@@ -167,7 +174,38 @@ def trained(cfg: ModelConfig, once: Flops) -> Flops:
   else:
     # Nothing saves what tokamax's kernel keeps for its backward pass, so it runs again wherever its inputs are recomputed.
     attention = 3 + (again.dense if cfg.attention == "tokamax" else again.fused) + 0.5
-  return Flops(once.dense * (3 + again.dense), once.attention * attention)
+  return Flops(once.dense * (3 - frozen + again.dense), once.attention * attention)
+
+
+def _gates_are_frozen(cfg):
+  return cfg.adapter.rank > 0 and not any("modulation" in path for path in lora.matching(cfg.model, cfg.adapter.targets))
+
+
+def _before_gates(cfg, segment, tokens, split):
+  """Forward, of the layers out of attention and out of the MLP: half of what answers cost."""
+  video, others = tokens.video / split.sequence, tokens.context
+  others = video if segment.kind == "decoder" else others
+  return _answers(cfg) / 2 * ((segment.stop - segment.start) * (video + others) - segment.final * others)
+
+
+def adapter(cfg: Config, tokens: Tokens, split: Split = ONE) -> float:
+  """Of a low-rank adapter in training on one sample, on one device: two small products in place of each large one."""
+  return (3 + REPEATED[cfg.model.remat].dense) * sum(
+      2 * cfg.adapter.rank * (inputs + outputs) * max(layers, 1) * _seen(path, tokens, split)
+      for path, (layers, inputs, outputs) in lora.kernels(cfg.model).items()
+      if path in lora.matching(cfg.model, cfg.adapter.targets))
+
+
+def _seen(path, tokens, split):
+  """Tokens that the layer of this kernel is applied to."""
+  video = tokens.video / split.sequence
+  if "modulation" in path or path.startswith("time_embed"):
+    return 1
+  if "/cross/" in path or path.startswith(("dual/video", "output")):
+    return video
+  if path.startswith(("dual/text", "text_embed")):
+    return tokens.context
+  return 2 * video if path.startswith("decoder") else tokens.image if path.startswith("image") else video + tokens.context
 
 
 @dataclasses.dataclass(frozen=True)

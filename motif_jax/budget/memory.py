@@ -19,7 +19,7 @@ import jax
 from motif_jax import sharding
 from motif_jax.budget.workload import Split, Tokens, kept
 from motif_jax.config import Config, ModelConfig
-from motif_jax.model import alignment, transformer
+from motif_jax.model import alignment, lora, transformer
 from motif_jax.model.attention import CHUNK
 from motif_jax.model.plan import Segment
 
@@ -61,6 +61,18 @@ def _shapes(model, aligned):
   return {sharding.parameter_name(path): leaf.shape for path, leaf in sharding.paths_of(tree)}
 
 
+def adapters(cfg: Config) -> dict[str, tuple[int, ...]]:
+  """Path -> shape of every factor of the adapter; empty where the whole network is trained."""
+  model, adapter = dataclasses.replace(cfg.model, attention="xla", remat="none"), cfg.adapter
+  return _factors(model, adapter.rank, adapter.targets) if adapter.rank else {}
+
+
+@functools.cache
+def _factors(model, rank, targets):
+  tree = jax.eval_shape(lambda key: lora.init(key, model, rank=rank, targets=targets), jax.random.key(0))
+  return {path: leaf.shape for path, leaf in sharding.paths_of(tree)}
+
+
 def held(path: str, shape: tuple[int, ...], parts: int) -> int:
   """Numbers that one device holds of a parameter."""
   split = any(sharding.fitted_spec(path, shape, parts))
@@ -68,14 +80,16 @@ def held(path: str, shape: tuple[int, ...], parts: int) -> int:
 
 
 def state_bytes(cfg: Config, split: Split) -> dict[str, int]:
-  """Of one device: what a checkpoint holds, and the gradients; all in float32."""
-  of = {path: held(path, shape, split.state) for path, shape in parameters(cfg).items()}
+  """Of one device: what a checkpoint holds, and the gradients, all in float32; and the network that an adapter leaves as it is."""
+  every = {path: held(path, shape, split.state) for path, shape in parameters(cfg).items()}
+  of = {path: held(path, shape, split.state) for path, shape in adapters(cfg).items()} or every
   weights = sum(of.values())
   average = sum(size for path, size in of.items() if not path.startswith("projector/"))
   moments = sum(size * moments_of(cfg, path) for path, size in of.items())
   gradients = weights * (2 if split.accumulate > 1 else 1)  # of this microbatch, and the sum
-  return {name: WIDE * size for name, size in
-          dict(parameters=weights, average=average, optimizer=moments, gradients=gradients).items()}
+  state = dict(parameters=weights, average=average, optimizer=moments, gradients=gradients)
+  frozen = sum(size * (_dtype_bytes(cfg.model) if path.endswith("/kernel") else WIDE) for path, size in every.items())
+  return {name: WIDE * size for name, size in state.items()} | ({"frozen": frozen} if cfg.adapter.rank else {})
 
 
 def moments_of(cfg: Config, path: str) -> int:
@@ -202,7 +216,7 @@ def _block_weights(cfg, plan, split):
   sizes = {segment.kind: block_parameters(cfg, segment.kind) for segment in plan}
   copies = narrow if split.state > 1 or narrow < WIDE else 0
   everything = sum(sizes[s.kind] * (s.stop - s.start) for s in plan) * narrow if cfg.model.remat == "none" else 0
-  return max(sizes.values()) * (copies + WIDE) + everything
+  return max(sizes.values()) * (copies + (0 if cfg.adapter.rank else WIDE)) + everything
 
 
 def _batch(cfg, tokens, split):

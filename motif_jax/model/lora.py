@@ -5,7 +5,9 @@ finds it beside its kernel.  So adapters train, are saved and are averaged alone
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import fnmatch
+import functools
 import hashlib
 import math
 
@@ -25,9 +27,16 @@ NOT_LINEAR = ("video_embed/kernel",)  # a convolution in the released layout, wh
 
 def kernels(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
   """Path -> (layers or 0, inputs, outputs) of every kernel that can have an adapter, as matrices."""
-  abstract = jax.eval_shape(lambda key: transformer.init(key, cfg), jax.random.key(0))
-  return {path: (layers_of(path, leaf.shape, cfg), *map(math.prod, axes_of(path, leaf.shape, cfg)))
-          for path, leaf in flatten_dict(abstract, sep="/").items() if path.endswith("/kernel") and path not in NOT_LINEAR}
+  return {path: (layers_of(path, shape, cfg), *map(math.prod, axes_of(path, shape, cfg)))
+          for path, shape in _shapes(cfg).items() if path.endswith("/kernel") and path not in NOT_LINEAR}
+
+
+@functools.cache
+def _shapes(cfg):
+  """Path -> shape of every parameter; the backend of attention, which has none, may ask for a GPU."""
+  plain = dataclasses.replace(cfg, attention="xla")
+  tree = jax.eval_shape(lambda key: transformer.init(key, plain), jax.random.key(0))
+  return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
 def axes_of(path: str, shape: tuple[int, ...], cfg: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -61,11 +70,10 @@ def init(key: Array, cfg: ModelConfig, *, rank: int, targets: Sequence[str]) -> 
              for path in paths if min(every[path][1:]) == largest]
     raise ValueError(f"the rank is {rank}, expected 1 to {largest}: {small[0]}; lower the rank, or leave small kernels out of "
                      "the targets.")
-  abstract = flatten_dict(jax.eval_shape(lambda key: transformer.init(key, cfg), jax.random.key(0)), sep="/")
-  made = {}
+  shapes, made = _shapes(cfg), {}
   for number, path in enumerate(every):
     if path in paths:
-      layers, (inputs, outputs) = abstract[path].shape[:bool(every[path][0])], axes_of(path, abstract[path].shape, cfg)
+      layers, (inputs, outputs) = shapes[path][:bool(every[path][0])], axes_of(path, shapes[path], cfg)
       place, bound = path.removesuffix("kernel") + NAME, 1 / np.sqrt(every[path][1])
       made[f"{place}/down"] = jax.random.uniform(jax.random.fold_in(key, number), (*layers, *inputs, rank), minval=-bound,
                                                  maxval=bound)
