@@ -19,10 +19,9 @@ from motif_jax import compiled, config, mesh as meshes, sharding
 from motif_jax.budget import devices, flops, memory, recipe, sampling, traffic, workload
 from motif_jax.data import buckets
 from motif_jax.encoders import registry
-from motif_jax.model import lora, transformer
 from motif_jax.train import step
 from motif_jax.train.optimizer import make_optimizer
-from motif_jax.train.state import abstract_state
+from motif_jax.train.state import abstract_frozen, abstract_state
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
 DEVICES = flags.DEFINE_integer("devices", 8, "Devices of the run.")
@@ -253,11 +252,6 @@ def compile_step(cfg, job: Job, bucket, plan):
     lowered = run.jitted.lower(jax.tree.map(place, state, sharding.state_shardings(state, job.mesh)), batch,
                               *(jax.tree.map(place, tree, sharding.parameter_shardings(tree, job.mesh)) for tree in frozen))
   return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})  # of the machine code, which nobody runs
-
-
-def abstract_frozen(cfg):
-  """Shapes and dtypes of the network that an adapter leaves as it is."""
-  return jax.eval_shape(lambda key: lora.frozen(transformer.init(key, cfg.model), cfg.model.dtype), jax.random.key(0))
 
 
 def told(c: compiled.Collective) -> str:

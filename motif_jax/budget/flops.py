@@ -149,7 +149,8 @@ def executed(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Spli
   for segment in plan:
     seen = kept(cfg, tokens) if segment.routed else tokens
     name = segment.kind + (" routed" if segment.routed else "")
-    parts[name] = parts.get(name, Flops()) + trained(cfg.model, span(cfg.model, segment, seen, split), frozen=cfg.adapter.rank > 0)
+    once = span(cfg.model, segment, seen, split)
+    parts[name] = parts.get(name, Flops()) + trained(cfg.model, once, frozen=cfg.adapter.rank > 0)
     if _gates_are_frozen(cfg):  # nobody asks what came out of the two layers in front of a gate, so they are not computed again
       again = REPEATED[cfg.model.remat].dense * _before_gates(cfg.model, segment, seen, split)
       parts[name] += Flops(-again)

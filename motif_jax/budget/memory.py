@@ -80,7 +80,7 @@ def held(path: str, shape: tuple[int, ...], parts: int) -> int:
 
 
 def state_bytes(cfg: Config, split: Split) -> dict[str, int]:
-  """Of one device: what a checkpoint holds, and the gradients, all in float32; and the network that an adapter leaves as it is."""
+  """Of one device: what a checkpoint holds and the gradients, all in float32; and the network that an adapter leaves as it is."""
   every = {path: held(path, shape, split.state) for path, shape in parameters(cfg).items()}
   of = {path: held(path, shape, split.state) for path, shape in adapters(cfg).items()} or every
   weights = sum(of.values())

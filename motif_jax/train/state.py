@@ -48,6 +48,11 @@ def abstract_state(cfg: Config, optimizer: optax.GradientTransformation) -> Trai
   return jax.eval_shape(lambda key: create(key, cfg, optimizer), jax.random.key(0))
 
 
+def abstract_frozen(cfg: Config) -> dict:
+  """Shapes and dtypes of the network that an adapter leaves as it is."""
+  return jax.eval_shape(lambda key: lora.frozen(transformer.init(key, cfg.model), cfg.model.dtype), jax.random.key(0))
+
+
 def init_state(key: Array, cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation,
                weights: dict | None = None) -> TrainState:
   """A new state at step 0, born sharded: no device ever holds more than its part.  `weights` are given up to it."""
