@@ -9,6 +9,7 @@ suite, the seed and its name, not on the part.  Without --suite: that of the ins
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -17,10 +18,7 @@ import shlex
 import sys
 import time
 
-import jax
-
 from launch import arguments, model
-from motif_jax import mesh as meshes, sample
 from motif_jax.data import buckets, videos
 from motif_jax.evaluate import vbench
 from motif_jax.train import metrics
@@ -61,28 +59,37 @@ def make(args: argparse.Namespace) -> str:
   wanted = part_of(vbench.videos_of(prompts, dimensions), args.part)
   if args.batch < 1:
     raise ValueError(f"--batch={args.batch}: expected at least 1 video at once.")
-  cfg, params, source, mesh = model.read(args)
-  cfg, how = arguments.sampling(args, cfg)
+  pipe, source = model.find(args)
+  cfg, how = arguments.sampling(args, pipe.cfg)
   bucket = buckets.one(args.bucket) if args.bucket else cfg.sample.bucket
-  codec, text = sample.encoders_of(cfg, mesh)
-  grid = sample.latent_grid(cfg, codec, bucket)
   output = pathlib.Path(args.output)
+  pipe = dataclasses.replace(pipe, cfg=dataclasses.replace(cfg, sample=dataclasses.replace(cfg.sample, bucket=bucket)),
+                             cache=output / "prompts")
+  pipe.grid(bucket)  # raises
   folder = output / "videos"
   folder.mkdir(parents=True, exist_ok=True)
   digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
   remember(output / "vbench.json", source | dict(seed=args.seed, bucket=buckets.name(bucket), suite=digest) | how)
   missing = [video for video in wanted if not (folder / video.file).exists()]
   print(f"{len(wanted) - len(missing)} of {len(wanted)} videos are there", flush=True)
-  began, parts = time.perf_counter(), meshes.degree(mesh, "batch")
-  with jax.set_mesh(mesh):
-    made = sample.videos_of(params, cfg, codec, text, [video.text for video in missing], key=jax.random.key(args.seed), grid=grid,
-                            batch=-(-args.batch // parts) * parts, indices=[video.number for video in missing])
-    for done, (video, frames) in enumerate(zip(missing, made), start=1):
-      videos.write_mp4(folder / video.file, frames, fps=cfg.sample.fps)
-      took = time.perf_counter() - began
-      left = metrics.duration(took / done * (len(missing) - done))
-      print(f"{done} of {len(missing)} after {metrics.duration(took)}, {left} left: {video.file}", flush=True)
+  for done, (video, frames, took) in enumerate(frames_of(pipe, prompts, missing, args), start=1):
+    videos.write_mp4(folder / video.file, frames, fps=cfg.sample.fps)
+    left = metrics.duration(took / done * (len(missing) - done))
+    print(f"{done} of {len(missing)} after {metrics.duration(took)}, {left} left: {video.file}", flush=True)
   return next_steps(output, suite if args.suite else None, dimensions or vbench.DIMENSIONS)
+
+
+def frames_of(pipe, prompts: list, missing: list, args: argparse.Namespace):
+  """Yields (video, its frames, seconds since the first was begun) for each of `missing`."""
+  if not missing:
+    return
+  *texts, empty = pipe.texts([prompt.text for prompt in prompts])
+  # Of the whole suite, whatever is missing: a number is a place in this list, and the longest text says how all are padded.
+  texts = [text for text in texts for _ in range(vbench.FLICKER_SAMPLES)]
+  began = time.perf_counter()
+  latents = pipe.latents([*texts, empty], [video.number for video in missing], seed=args.seed, batch=args.batch)
+  for video, frames in zip(missing, pipe.frames(latents, batch=args.batch)):
+    yield video, frames, time.perf_counter() - began
 
 
 def part_of(wanted: list, text: str) -> list:

@@ -13,6 +13,7 @@ from motif_jax.config import BucketConfig, MeshConfig
 from motif_jax.data import videos
 from motif_jax.evaluate import vbench
 from motif_jax.model import transformer
+from motif_jax.pipeline import Pipeline
 from tests.sensitive import sensitive
 
 STOP, CAT, DOG = "In a still frame, a stop sign", "a cat, on the left of a dog. Front view", "A dog runs"
@@ -135,7 +136,8 @@ def _small():
 def run(monkeypatch, suite, tmp_path):
   """The command, with two videos of each prompt and three against flicker; gives the folder."""
   mesh = meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1])
-  monkeypatch.setattr(launch_model, "read", lambda args: launch_model.Model(*_small(), dict(checkpoint=args.checkpoint), mesh))
+  cfg, params = _small()
+  monkeypatch.setattr(launch_model, "find", lambda args: (Pipeline(cfg, lambda: params, mesh), dict(checkpoint=args.checkpoint)))
   monkeypatch.setattr(vbench, "SAMPLES", 2)
   monkeypatch.setattr(vbench, "FLICKER_SAMPLES", 3)
 
