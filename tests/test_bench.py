@@ -201,7 +201,8 @@ def test_an_image_without_torch_says_that_the_reference_needs_it(tmp_path, monke
 def test_the_reference_waits_until_it_is_asked_for():
   assert not any(case.group == "reference" for case in cases_of())
   ours = [case for case in cases_of("reference") if case.name.startswith("reference/ours")]
-  assert len(ours) == 2 and ours[0].executed >= ours[0].model == 3 * ours[1].model
+  assert len(ours) == 2 and ours[0].model == 3 * ours[1].model
+  assert ours[0].executed > 3 * ours[1].executed and ours[1].executed < ours[1].model  # recomputed; without what nobody reads
 
 
 def test_ratios_are_of_what_both_sides_have_run():
