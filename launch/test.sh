@@ -13,8 +13,10 @@ find_python312() {
   done
 }
 
-run_tests() {  # files are dealt to processes whole, so that what a file prepares is prepared once
-  "$RUN_PYTHON" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+# Files are dealt to processes whole, so that what a file prepares is prepared once; in the order of their names, because a file's
+# number of tests, which pytest-xdist would go by, says little about its time, and the longest came last.
+run_tests() {
+  "$RUN_PYTHON" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"
 }
 
 export JAX_PLATFORMS=cpu

@@ -63,8 +63,11 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
     ema = average.moved(state.ema, params["model"], average.decay_at(state.step, cfg.optimizer))
     norm = optax.global_norm(gradients)
     updated = jnp.isfinite(norm) & jnp.isfinite(parts["loss"]).all()
-    params, ema, opt_state = jax.tree.map(lambda new, old: jnp.where(updated, new, old), (params, ema, opt_state),
-                                          (state.params, state.ema, state.opt_state))
+    kept = lambda new, old: jax.tree.map(lambda x, y: jnp.where(updated, x, y), new, old)
+    with jax.named_scope("optimizer"):
+      params, opt_state = kept((params, opt_state), (state.params, state.opt_state))
+    with jax.named_scope("ema"):
+      ema = kept(ema, state.ema)
     rate = optimizers.rate(state.step, cfg.optimizer, steps=cfg.train.steps)
     if of_block is not None:
       parts |= dict(params=state.params, updates=updates, gradients=gradients, ema=state.ema, conditioned=draws.conditioned,
