@@ -5,6 +5,8 @@ Where one of these tests fails, the import stands on the wrong floor: move the f
 
 import ast
 import fnmatch
+import functools
+import gc
 import pathlib
 import sys
 
@@ -85,6 +87,17 @@ BANNED_NAMES = ("utils", "util", "common", "helpers", "helper", "misc", "*_lib",
 MAX_LINES, MAX_COLUMNS = 300, 130
 
 
+@functools.cache
+def _parsed(text: str) -> ast.Module:
+  """The syntax tree of a source.  Parsed without garbage collection: CPython 3.11 raises a SystemError (AST constructor recursion
+  depth mismatch) where something is finalised meanwhile, as other tests of the process may have left it."""
+  gc.disable()
+  try:
+    return ast.parse(text)
+  finally:
+    gc.enable()
+
+
 def _sources() -> dict[str, str]:
   """Path without suffix -> text, for each Python file of motif_jax, configs and launch."""
   files = [f for folder in ("motif_jax", "configs", "launch") for f in sorted((ROOT / folder).rglob("*.py"))]
@@ -93,7 +106,7 @@ def _sources() -> dict[str, str]:
 
 def _imports(sources: dict[str, str]) -> dict[str, set[str]]:
   """File -> what it imports: our files as paths ("motif_jax/flow/path"), others as dotted names ("clu.metrics")."""
-  return {file: {_of_ours(name, sources) for name in _imported(ast.parse(text))} for file, text in sources.items()}
+  return {file: {_of_ours(name, sources) for name in _imported(_parsed(text))} for file, text in sources.items()}
 
 
 def _imported(tree) -> set[tuple[str, str]]:
