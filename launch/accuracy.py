@@ -29,8 +29,7 @@ SPEEDUPS = (1.5, 2.0, 3.0)
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.accuracy", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.accuracy", __doc__)
   model.add_flags(parser)
   add = parser.add_argument
   add("--only", default=",".join(PARTS), help="parts with commas")

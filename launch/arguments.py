@@ -29,6 +29,12 @@ SAMPLING = {
 }
 
 
+def parser(command: str, about: str) -> argparse.ArgumentParser:
+  """The parser of `python -m COMMAND`, whose help is the docstring of its file; flags are written in full."""
+  return argparse.ArgumentParser(prog=f"python -m {command}", description=about, allow_abbrev=False,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `SAMPLING`; what is not given is None and comes from the checkpoint's config."""
   parser.add_argument("--cache", help="a file of launch.calibrate: leaves out steps, and brings the flags that it holds for")

@@ -24,8 +24,7 @@ PUBLISHED = dict(mean=0.076, weakest=0.052)  # cross-attention's write relative 
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.attention", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.attention", __doc__)
   model.add_flags(parser)
   add = parser.add_argument
   add("--prompts", help="a text file with a prompt per line")

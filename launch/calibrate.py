@@ -22,8 +22,7 @@ from motif_jax.evaluate import calibration, shapes, subject as subjects
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.calibrate", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.calibrate", __doc__)
   model.add_flags(parser)
   add = parser.add_argument
   add("--prompts", help="a text file with a prompt per line, two at least")

@@ -24,8 +24,7 @@ from motif_jax.train import checkpoint, lock, manifest, metrics, retention, save
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.checkpoint", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.checkpoint", __doc__)
   parser.add_argument("what", choices=list(COMMANDS))
   parser.add_argument("workdir")
   parser.add_argument("--step", type=int, help="verify: this one alone")

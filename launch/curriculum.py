@@ -26,8 +26,7 @@ COUNT = 160  # clips of each bucket of the small copy
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.curriculum", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.curriculum", __doc__)
   add = parser.add_argument
   add("--workdir", required=True, help="a folder for each stage comes to lie in it")
   add("--stages", default="1-10", help="which to walk, such as 1-10, or 4,9")

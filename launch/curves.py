@@ -11,14 +11,14 @@ import json
 import pathlib
 import sys
 
+from launch import arguments
 from motif_jax.evaluate import plots
 
 FILE = "scalars.jsonl"
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.curves", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.curves", __doc__)
   add = parser.add_argument
   add("--runs", required=True, help="work directories, with commas; label=DIR gives one another name")
   add("--names", default="train/loss,validation/loss,validation/caption_gain,train/gradient_norm")

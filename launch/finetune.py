@@ -25,8 +25,7 @@ from motif_jax.train import finetune, lock, loop
 
 def parse(argv=None) -> tuple[argparse.Namespace, list[str]]:
   """The flags, and those of the form --config.a.b=value."""
-  parser = argparse.ArgumentParser(prog="python -m launch.finetune", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.finetune", __doc__)
   add = parser.add_argument
   add("--weights", required=True, help="a folder of released weights, of a pipeline or its transformer, or a checkpoint of ours")
   add("--workdir", required=True)

@@ -12,6 +12,7 @@ import sys
 
 import jax
 
+from launch import arguments
 from motif_jax import outside
 from motif_jax.weights import diffusers_config, encoder_folder, folder, frozen, read, survey, table
 
@@ -22,8 +23,7 @@ PREFIXES = ("text_model.layers.", "encoder.layers.", "layers.")  # under which t
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.inspect", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.inspect", __doc__)
   parser.add_argument("folder")
   parser.add_argument("--novalues", action="store_true", help="do not look at the values: no sizes, no search for NaN")
   parser.add_argument("--rope_theta", type=float, help="stands in for that of config.json")

@@ -24,8 +24,7 @@ ROWS = 12  # of the contact sheet
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.judge", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.judge", __doc__)
   add = parser.add_argument
   model.add_flags(parser)
   add("--count", type=int, default=256, help="number of prompts")

@@ -6,12 +6,12 @@
 import argparse
 import sys
 
+from launch import arguments
 from motif_jax.data import buckets, shapes
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.render", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.render", __doc__)
   add = parser.add_argument
   add("--output", required=True, help="folder of the clips")
   add("--count", type=int, default=3000)

@@ -52,8 +52,7 @@ class Job(NamedTuple):
 
 def parse(argv=None) -> argparse.Namespace:
   """The flags; what is not given is None and comes from the checkpoint's config."""
-  parser = argparse.ArgumentParser(prog="python -m launch.sample", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.sample", __doc__)
   add = parser.add_argument
   model.add_flags(parser)
   add("--prompt", action="append", default=[], help="may be given several times")

@@ -25,8 +25,7 @@ from motif_jax.train import metrics
 
 
 def parse(argv=None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m launch.vbench", description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = arguments.parser("launch.vbench", __doc__)
   model.add_flags(parser)
   add = parser.add_argument
   add("--table", help="results of the evaluator, a file or a folder: prints them, and samples nothing")
