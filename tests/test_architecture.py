@@ -32,7 +32,7 @@ LAYERS = (
     ("train/step", "train/checkpoint", "train/saved_config", "train/manifest", "train/retention", "train/stored", "train/damage",
      "train/partial", "train/conversion", "train/finetune", "train/evaluate", "train/report", "train/interrupt", "train/lock",
      "train/watchdog", "evaluate/*"),
-    ("train/loop", "train/curriculum", "train/previews", "pipeline", "bench/*"),
+    ("train/loop", "train/curriculum", "train/previews", "pipeline", "diagram", "bench/*"),
     ("profile/*",),
 )
 # Beyond the layers: (files, modules of ours that they never import, why).
