@@ -51,6 +51,12 @@ def test_a_trained_model_makes_a_video_and_says_how(folder):
   assert (folder / "out" / "contact_sheet.png").exists() and made["settings"]["seed"] == 3 and made["step"] == 4
 
 
+def test_a_run_starts_from_the_weights_of_another(folder):
+  out = launch("train", *TINY, f"--config.data.path={folder}/dataset", f"--workdir={folder}/second", f"--start={folder}/work",
+               "--config.train.steps=1")
+  assert re.search(r"kept [1-9]\d* parameters, 0 new, 0 dropped", out) and "from step 0 to 1" in out, out
+
+
 def test_an_adapter_is_trained_and_sampled(folder):
   given = ["finetune", f"--weights={folder}/work", f"--data={folder}/dataset", f"--workdir={folder}/adapter", "--config.data.validation=0.2"]
   for wrong, said in (("--targets=head/*", "no kernel of this network"), ("--rank=17", "expected 1 to 16"),
