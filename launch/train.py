@@ -1,7 +1,7 @@
 """Trains a model: python -m launch.train --config=configs/smoke.py --workdir=DIR [--config.train.steps=100 ...]
 
-Goes on from the newest checkpoint in the work directory; where there is none yet, --start=CHECKPOINT begins at step 0 with another
-run's weights.  TensorBoard reads the same directory.  Control-C saves and leaves with status 75, a second one leaves at once;
+Goes on from the newest checkpoint in the work directory; where there is none yet, --start=CHECKPOINT begins at step 0 with the
+weights of another run.  TensorBoard reads the same directory.  Control-C saves and leaves with status 75, a second one at once;
 `motif_jax/endings.py` has all statuses, and launch.supervise starts again what failed.  Several processes become one with
 --distributed (SLURM and others), or with --coordinator, --processes and --process_id; the work directory and the data must be the
 same folders for all of them.
@@ -24,7 +24,7 @@ from motif_jax.train import checkpoint, curriculum, lock, loop
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
 BENCH = flags.DEFINE_string("bench", ".cache/bench.json", "Results of launch.bench, for --config.model.attention=auto.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and TensorBoard files go.")
-START = flags.DEFINE_string("start", None, "Checkpoint, or work directory, that a new run starts from; by default random weights.")
+START = flags.DEFINE_string("start", None, "Checkpoint, or work directory, that a new run starts from; else random weights.")
 DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "One of several processes; jax finds the others from the cluster.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where jax cannot find it.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
