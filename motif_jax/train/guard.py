@@ -1,5 +1,7 @@
 """What happens when batch after batch brings no finite loss or gradient: back to the last checkpoint, and past those batches."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 
@@ -15,11 +17,14 @@ class Guard:
   its newest checkpoint and goes on behind the last of these batches: the position in the data is the step, so what lies between
   is never seen again.  Nothing is saved while a streak lasts, so the newest checkpoint is from before it, and a run that starts
   again from there meets the same streak.
+
+  Args:
+    left_out: of the starts before this one, out of the checkpoint: rollbacks are counted over the whole run.
   """
 
-  def __init__(self, cfg: TrainConfig):
+  def __init__(self, cfg: TrainConfig, left_out: Sequence[str] = ()):
     self._limit, self._rollbacks = cfg.skips_in_row, cfg.rollbacks
-    self._left_out: list[str] = []
+    self.left_out = list(left_out)  # a line for each rollback
     self.streak = 0
     self.position = 0  # the step behind the last batch that was counted
 
@@ -34,11 +39,11 @@ class Guard:
   def moved(self, state: TrainState) -> TrainState:
     """`state`, of the newest checkpoint, at the position behind the streak; `Ending` where it was rolled back too often."""
     step = int(state.step)
-    self._left_out.append(f"from step {step} to {self.position}, the last {self.streak} without a finite loss or gradient")
+    self.left_out.append(f"from step {step} to {self.position}, the last {self.streak} without a finite loss or gradient")
     self.streak = 0
-    if len(self._left_out) > self._rollbacks:
-      listed = "\n".join(f"  - {ranges}" for ranges in self._left_out)
-      raise endings.Ending(endings.DIVERGED, f"{len(self._left_out)} times {self._limit} batches in a row brought no finite loss "
+    if len(self.left_out) > self._rollbacks:
+      listed = "\n".join(f"  - {ranges}" for ranges in self.left_out)
+      raise endings.Ending(endings.DIVERGED, f"{len(self.left_out)} times {self._limit} batches in a row brought no finite loss "
                            f"or gradient (train.skips_in_row), and train.rollbacks is {self._rollbacks}:\n{listed}\n"
                            f"The checkpoint of step {step} is whole.  Look at those batches, or lower optimizer.rate.")
     return state.replace(step=jax.device_put(np.int32(self.position), state.step.sharding))
@@ -49,4 +54,4 @@ class Guard:
 
   def said(self) -> str:
     """What was done last, in a line."""
-    return f"rolled back ({len(self._left_out)} of {self._rollbacks}): left out are the batches {self._left_out[-1]}"
+    return f"rolled back ({len(self.left_out)} of {self._rollbacks}): left out are the batches {self.left_out[-1]}"

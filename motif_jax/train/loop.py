@@ -122,7 +122,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
     say(*describe(cfg, mesh, abstract, job.frozen), f"from step {step} to {cfg.train.steps} in {job.workdir}")
     source = job.batches(step)
     stack.callback(lambda: source.close())  # whichever it is by then
-    guard = Guard(cfg.train)
+    guard = Guard(cfg.train, left_out=beside.get("left_out", ()))
     report = Report(cfg, writer, guard, lost=job.lost, peak=throughput.peak_of(mesh.devices.flat[0].device_kind),
                     saved=beside.get("metrics", {}))
     save = _saving(job, writer, manager, guard, report)
@@ -154,7 +154,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
         state = None  # there is memory for one
         manager.wait_until_finished()
         state = guard.moved(_newest(job, manager, abstract))
-        checkpoint.save(manager, state, cfg)
+        checkpoint.save(manager, state, cfg, beside={"left_out": guard.left_out})
         say(guard.said())
         report.forget()
         source.close()
@@ -205,7 +205,8 @@ def _saving(job, writer, manager, guard, report) -> Callable:
       say(guard.unsaved(step))
       return
     began, figures = time.perf_counter(), writer.figures(step)
-    if checkpoint.save(manager, state, job.cfg, figures=figures, beside={"metrics": report.state(), "attended": attended}):
+    beside = {"metrics": report.state(), "attended": attended, "left_out": guard.left_out}
+    if checkpoint.save(manager, state, job.cfg, figures=figures, beside=beside):
       writer.scalars(step, {"blocked_seconds": time.perf_counter() - began}, prefix="checkpoint")
     if said := retention.unknown(figures, job.cfg.train):
       say(said)
