@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from launch import calibrate, sample as launch
+from launch import calibrate, loop, sample as launch
 from motif_jax import config
 from motif_jax.config import BucketConfig
 from motif_jax.data import videos
@@ -69,6 +69,22 @@ def test_each_prompt_gets_a_video_of_the_bucket(made):
 def test_the_contact_sheet_has_a_row_per_prompt(made):
   width, height = Image.open(made / "contact_sheet.png").size
   assert height >= 2 * 16 and width >= 5 * 24
+
+
+def test_a_loop_is_made_of_what_was_sampled(made, tmp_path, capsys):
+  loop.main([f"--samples={made}", f"--output={tmp_path}/loop.webp", "--columns=1"])
+  assert "loop.webp: 2 clips" in capsys.readouterr().out
+  picture = Image.open(tmp_path / "loop.webp")
+  assert picture.n_frames == 5 and picture.size[1] > 2 * 16 * (160 // 24)
+
+
+@pytest.mark.parametrize("flags, said", [
+    (("--samples={tmp}", "--output={tmp}/a.webp"), "that launch.sample wrote to its end"),
+    (("--samples={made}", "--output={tmp}/a.gif"), "ends in .webp")])
+def test_a_loop_of_nothing_is_refused(made, tmp_path, flags, said):
+  with pytest.raises(SystemExit, match=said):
+    loop.main([flag.format(made=made, tmp=tmp_path) for flag in flags])
+  assert not list(tmp_path.iterdir())
 
 
 def test_the_json_says_what_was_done(made, workdir):

@@ -189,3 +189,26 @@ def test_a_contact_sheet_shows_first_and_last_frames(tmp_path):
   np.testing.assert_array_equal(sheet[17, 25], RED)
   np.testing.assert_array_equal(sheet[51, 25], GREEN)
   np.testing.assert_array_equal(sheet[51, -25], BLUE)
+
+
+def test_a_loop_plays_all_frames_for_ever_and_enlarges_small_clips(tmp_path):
+  clips = [still(RED).repeat(3, axis=0), still(GREEN).repeat(3, axis=0)]
+  clips[1][1], clips[1][2] = RED, BLUE  # equal frames would be written as one
+  videos.write_loop(tmp_path / "loop.webp", clips, fps=10, titles=["a red frame", "green and then blue"], width=110)
+  height, width = 2 * clips[0].shape[1], 2 * clips[0].shape[2]
+  loop = Image.open(tmp_path / "loop.webp")
+  assert (loop.n_frames, loop.info["loop"], loop.size[0]) == (3, 0, 2 * (width + 8) + 8)
+  middles = []
+  for number in range(3):
+    loop.seek(number)
+    frame = np.asarray(loop.convert("RGB")).astype(int)
+    middles.append((frame[8 + height // 2, 8 + width // 2], frame[8 + height // 2, -8 - width // 2]))
+    assert frame[8 + height + 2:].min() < 100  # words
+  for (left, right), want in zip(middles, (GREEN, RED, BLUE)):
+    assert np.abs(left - RED).max() < 12 and np.abs(right - np.asarray(want)).max() < 12
+
+
+def test_a_loop_wants_a_title_for_each_clip(tmp_path):
+  with pytest.raises(ValueError, match="a title each"):
+    videos.write_loop(tmp_path / "loop.webp", [still(RED)], fps=10, titles=[])
+  assert not os.listdir(tmp_path)

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 import av
 import numpy as np
 from av.video.reformatter import Interpolation
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from motif_jax.data.film import CHROMA, Film, UnreadableVideo  # what `read_clip` raises
 
 FPS = 24.0  # faster videos are thinned to this rate, slower ones keep theirs (the released model was trained at 24)
 TITLE = 12  # pixels of a line of text in a contact sheet
+HOLD = 0.6  # seconds for which a loop shows its last frame longer, so that one sees where it begins
 PARTIAL = ".partial"  # how the name of a file ends that is being written
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".png", ".jpg", ".jpeg", ".webp")
 
@@ -107,6 +108,44 @@ def write_contact_sheet(path, videos, *, columns: int = 8, titles: Sequence[str]
     ImageDraw.Draw(picture).text((gap, top), title, fill=(0, 0, 0))
   with replacing(path) as temporary:
     picture.save(temporary, format="PNG")
+
+
+def write_loop(path, videos, *, fps: float, titles: Sequence[str], columns: int = 4, width: int = 160) -> None:
+  """Writes an animated WebP that plays `videos`, uint8 (F, H, W, 3) of one shape, side by side for ever, each over its title.
+  Small ones are enlarged up to `width`, each pixel to a square; the last frame stays `HOLD` longer."""
+  videos = [np.asarray(v) for v in videos]
+  if not videos or any(v.ndim != 4 or v.shape != videos[0].shape for v in videos) or len(titles) != len(videos):
+    raise ValueError(f"videos have the shapes {[v.shape for v in videos]} and {len(titles)} titles, expected one or more of one "
+                     "(F, H, W, 3) and a title each.")
+  factor = max(1, width // videos[0].shape[2])
+  videos = [v.repeat(factor, axis=1).repeat(factor, axis=2) for v in videos]
+  count, high, wide, _ = videos[0].shape
+  texts, gap = [_wrapped(title, wide) for title in titles], 8
+  tall = high + (1 + max(map(len, texts))) * TITLE + gap
+  columns = min(columns, len(videos))
+  sheet = Image.new("RGB", (columns * (wide + gap) + gap, -(-len(videos) // columns) * tall + gap), "white")
+  corners = [(gap + i % columns * (wide + gap), gap + i // columns * tall) for i in range(len(videos))]
+  for (x, y), lines in zip(corners, texts):
+    ImageDraw.Draw(sheet).multiline_text((x, y + high + 4), "\n".join(lines), fill=(31, 42, 55), font=_FONT, spacing=1)
+  frames = [sheet.copy() for _ in range(count)]
+  for frame, pictures in zip(frames, zip(*videos)):
+    for corner, picture in zip(corners, pictures):
+      frame.paste(Image.fromarray(picture), corner)
+  durations = [round(1000 / fps)] * (count - 1) + [round(1000 * (1 / fps + HOLD))]
+  with replacing(path) as temporary:
+    frames[0].save(temporary, format="WebP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=75, method=6)
+
+
+_FONT = ImageFont.load_default(TITLE - 1)
+
+
+def _wrapped(text: str, wide: int) -> list[str]:
+  """The lines of `text` that are no wider than `wide` pixels, where its words allow."""
+  lines = [""]
+  for word in text.split():
+    longer = f"{lines[-1]} {word}".strip()
+    lines[-1:] = [longer] if _FONT.getlength(longer) <= wide or not lines[-1] else [lines[-1], word]
+  return lines
 
 
 @contextlib.contextmanager
