@@ -131,9 +131,9 @@ def write_loop(path, videos, *, fps: float, titles: Sequence[str], columns: int 
   for frame, pictures in zip(frames, zip(*videos)):
     for corner, picture in zip(corners, pictures):
       frame.paste(Image.fromarray(picture), corner)
-  durations = [round(1000 / fps)] * (count - 1) + [round(1000 * (1 / fps + HOLD))]
+  lasts = [round(1000 / fps)] * (count - 1) + [round(1000 * (1 / fps + HOLD))]
   with replacing(path) as temporary:
-    frames[0].save(temporary, format="WebP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=75, method=6)
+    frames[0].save(temporary, format="WebP", save_all=True, append_images=frames[1:], duration=lasts, loop=0, method=6)
 
 
 _FONT = ImageFont.load_default(TITLE - 1)
