@@ -87,7 +87,8 @@ def get_config() -> ConfigDict:
       verify=False,  # before going on from a checkpoint look at every byte of it, and not only at the sizes of its files
       skips_in_row=5, rollbacks=3,  # batches without a finite loss; returns to the newest checkpoint that they may cause
       stall_seconds=600.0,  # no step finished for so long: print all stacks and end, to be started again; 0: wait for ever
-      judge=0,  # held-out prompts scored every `sample_every` steps, where the data are the moving shapes
+      judge=0,  # held-out prompts scored every `sample_every` steps, where the data are embedded ones
+      benchmark="shapes",  # which: "shapes", one in a clip, or "scenes", of two things in a relation
       telemetry_every=100,  # such steps tell more of themselves (docs/telemetry.md), in a second compiled program; 0: none
   ))
   c.sample = ConfigDict(dict(

@@ -1,6 +1,7 @@
-"""Scores a model on the embedded data set, with prompts whose combination of attributes it never saw in training:
+"""Scores a model on an embedded data set, with prompts whose combination of attributes it never saw in training:
 
   python -m launch.judge --checkpoint=WORKDIR --count=256
+  python -m launch.judge --checkpoint=WORKDIR --count=256 --benchmark=scenes
 
 Writes scores.json and contact_sheet.png.  "Shuffled" scores the same videos against other prompts: what chance would give.
 """
@@ -16,8 +17,8 @@ import numpy as np
 
 from launch import arguments, model
 from motif_jax import sample
-from motif_jax.data import buckets, shapes as shapes_data, videos
-from motif_jax.evaluate import shapes
+from motif_jax.data import buckets, shapes, videos
+from motif_jax.evaluate.benchmarks import BENCHMARKS
 from motif_jax.train import checkpoint
 
 ROWS = 12  # of the contact sheet
@@ -27,9 +28,10 @@ def parse(argv=None) -> argparse.Namespace:
   parser = arguments.parser("launch.judge", __doc__)
   add = parser.add_argument
   model.add_flags(parser)
+  add("--benchmark", choices=BENCHMARKS, help="whose prompts and judge; by default `train.benchmark` of the run")
   add("--count", type=int, default=256, help="number of prompts")
   add("--seed", type=int, default=0, help="of prompts and noise")
-  add("--colour", help=f"prompts for shapes of a new colour: {', '.join(shapes_data.NEW_COLOURS)}")
+  add("--colour", help=f"of shapes, prompts for a new colour: {', '.join(shapes.NEW_COLOURS)}")
   arguments.add_sampling(parser)
   add("--batch", type=int, default=64, help="videos made at once")
   add("--output", help="folder of the results; by default one in the work directory")
@@ -54,7 +56,9 @@ def judge(args: argparse.Namespace) -> dict:
   cfg, params, source, _ = model.read(args)
   folder, step = checkpoint.find(source["checkpoint"])
   codec, text = sample.encoders_of(cfg)
-  clips, prompts = shapes.held_out_prompts(args.count, args.seed, args.colour)
+  name = args.benchmark or cfg.train.benchmark
+  benchmark = BENCHMARKS[name]
+  clips, prompts = benchmark.held_out_prompts(args.count, args.seed, args.colour)
   cfg, how = arguments.sampling(args, cfg)
   grid = sample.latent_grid(cfg, codec, cfg.sample.bucket)
   made, began = [], time.perf_counter()
@@ -68,8 +72,8 @@ def judge(args: argparse.Namespace) -> dict:
   videos.write_contact_sheet(output / "contact_sheet.png", made[:ROWS], columns=cfg.sample.bucket.frames)
   shuffled = [clips[i] for i in np.random.default_rng(args.seed).permutation(len(clips))]
   scores = dict(
-      **source, step=step, count=args.count, seed=args.seed, bucket=buckets.name(cfg.sample.bucket), **how,
-      held_out=shapes.score(made, clips), shuffled=shapes.score(made, shuffled), chance=shapes.CHANCE,
+      **source, benchmark=name, step=step, count=args.count, seed=args.seed, bucket=buckets.name(cfg.sample.bucket), **how,
+      held_out=benchmark.score(made, clips), shuffled=benchmark.score(made, shuffled), chance=benchmark.CHANCE,
       contact_sheet=str(output / "contact_sheet.png"), prompts=prompts[:ROWS],
   )
   with videos.replacing(output / "scores.json") as temporary:
@@ -82,7 +86,7 @@ def table(scores: dict) -> str:
   lines = [f"step {scores['step']}, {scores['count']} held-out prompts, seed {scores['seed']}, guidance {scores['guidance']:g}",
            f"{'':12}{'score':>8}{'shuffled':>10}{'chance':>8}"]
   for name, value in scores["held_out"].items():
-    chance = f"{scores['chance'][name]:8.0%}" if name in scores["chance"] else ""
+    chance = f"{scores['chance'][name]:8.1%}" if name in scores["chance"] else ""
     lines.append(f"{name:12}{value:8.1%}{scores['shuffled'][name]:10.1%}{chance}")
   return "\n".join([*lines, f"contact sheet: {scores['contact_sheet']}"])
 

@@ -192,7 +192,8 @@ class TrainConfig:
   log_every: int
   validate_every: int
   validation_batches: int
-  judge: int  # held-out prompts whose samples are scored every `sample_every` steps, on the shapes data; 0: none
+  judge: int  # held-out prompts whose samples are scored every `sample_every` steps, on embedded data; 0: none
+  benchmark: str  # which embedded data: a key of `evaluate.benchmarks.BENCHMARKS`
   telemetry_every: int  # steps that also measure gradients by group, blocks and more (train/telemetry.py); 0: none
   sample_every: int
   save_every: int

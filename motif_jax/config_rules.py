@@ -21,6 +21,7 @@ CHOICES = {
     "optimizer.decay": ("constant", "cosine", "linear", "sqrt"),
     "optimizer.average": ("constant", "power"),
     "train.best_is": ("lowest", "highest"),
+    "train.benchmark": ("shapes", "scenes"),
     "sample.sampler": ("euler", "heun", "unipc", "dpmpp"),
     "sample.guidance.rule": ("classifier_free", "projected"),
     "sample.token_shift.kind": ("none", "exponential", "linear"),

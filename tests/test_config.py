@@ -12,6 +12,7 @@ import pytest
 from configs import base, curriculum
 from motif_jax import config, config_rules, sharding
 from motif_jax.budget import recipe
+from motif_jax.evaluate import benchmarks
 from motif_jax.flow import samplers, times
 from motif_jax.model import attention, routing, stack, transformer
 from motif_jax.train import average, optimizer
@@ -25,7 +26,7 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def g
 REGISTRIES = {
     "model.remat": stack.REMAT, "model.attention": attention.BACKENDS, "route.policy": routing.POLICIES,
     "optimizer.kind": optimizer.OPTIMIZERS, "optimizer.average": average.DECAYS, "optimizer.decay": optimizer.DECAYS,
-    "sample.sampler": samplers.SAMPLERS,
+    "sample.sampler": samplers.SAMPLERS, "train.benchmark": benchmarks.BENCHMARKS,
     "sample.token_shift.kind": {"none", *times.TOKEN_SHIFTS},
 }
 

@@ -6,15 +6,14 @@ of training, while every value and every pair of values occurs in it: a model th
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
-import json
 import pathlib
-from concurrent import futures
 
 import numpy as np
 
-from motif_jax.data import videos
+from motif_jax.data import captioned
 
 COLOURS = {
     "red": (225, 40, 40), "green": (40, 185, 60), "blue": (45, 75, 230), "yellow": (245, 215, 40), "magenta": (220, 60, 205),
@@ -52,8 +51,13 @@ class Clip:
   @property
   def held_out(self) -> bool:
     """Whether this combination never occurs in training.  The size does not count: it is not scored."""
-    digest = hashlib.sha256(f"{self.colour} {self.shape} {self.motion} {self.background}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
+    return unseen(f"{self.colour} {self.shape} {self.motion} {self.background}")
+
+
+def unseen(combination: str) -> bool:
+  """Whether training must not see this combination of words: some 22 % of all, always the same."""
+  digest = hashlib.sha256(combination.encode()).digest()
+  return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
 
 
 def all_combinations() -> tuple[Clip, ...]:
@@ -126,26 +130,11 @@ def inside(shape: str, y, x) -> np.ndarray:
 
 def write_folder(path, count: int, *, seed: int, bucket: tuple[int, int, int] = (9, 32, 32), fps: int = 8,
                  held_out: bool = False, colour: str | None = None) -> pathlib.Path:
-  """The folder `path`, filled with `count` H.264 clips and captions.jsonl; clip i depends on (seed, i) alone.
-
-  Each pass over the combinations is shuffled anew, so that any `count` covers them evenly.
-  """
-  path = pathlib.Path(path)
-  path.mkdir(parents=True, exist_ok=True)
+  """The folder `path`, filled with `count` H.264 clips and captions.jsonl; see `captioned.write_folder`."""
   if colour not in (None, *NEW_COLOURS):
     raise ValueError(f"the colour {colour!r} is not one of the new ones, {', '.join(NEW_COLOURS)}; leave it out for all others.")
-  known = combinations(held_out=held_out, colour=colour)
   frames, height, width = bucket
-
-  def write(i):
-    turn, place = divmod(i, len(known))
-    clip = known[np.random.default_rng([seed, 0, turn]).permutation(len(known))[place]]
-    rng = np.random.default_rng([seed, 1, i])
-    name = f"clip_{i:06d}.mp4"
-    videos.write_mp4(path / name, render(clip, rng, frames=frames, height=height, width=width), fps=fps)
-    return json.dumps({"file": name, "long": caption_long(clip, rng), "short": caption_short(clip)})
-
-  with futures.ThreadPoolExecutor() as pool:  # each file waits for the disk; threads wait side by side
-    lines = list(pool.map(write, range(count)))
-  (path / "captions.jsonl").write_text("\n".join(lines) + "\n")
-  return path
+  return captioned.write_folder(
+      path, combinations(held_out=held_out, colour=colour), count,
+      functools.partial(render, frames=frames, height=height, width=width),
+      lambda clip, rng: dict(long=caption_long(clip, rng), short=caption_short(clip)), seed=seed, fps=fps)

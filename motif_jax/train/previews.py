@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from motif_jax import mesh as meshes, sample
 from motif_jax.config import Config
-from motif_jax.evaluate import shapes
+from motif_jax.evaluate.benchmarks import BENCHMARKS
 
 ROWS = 32  # videos judged at once
 SEED = 4321  # of the judged prompts and their noise: the same in every run
@@ -37,14 +37,15 @@ class Previews:
 class Judge:
   """EMA parameters -> {name: score}, of videos of `train.judge` held-out prompts, always the same and from the same noise.
 
-  Where the data are the moving shapes.  In several processes each makes all videos: there are few.
+  Where the data are those of `train.benchmark`.  In several processes each makes all videos: there are few.
   """
 
   def __init__(self, cfg: Config, mesh: Mesh):
     self._cfg, self._mesh = cfg, mesh
     self._codec, self._text = sample.encoders_of(cfg, mesh)
     self._grid = sample.latent_grid(cfg, self._codec, cfg.sample.bucket)
-    self._clips, self._prompts = shapes.held_out_prompts(cfg.train.judge, SEED)
+    self._benchmark = BENCHMARKS[cfg.train.benchmark]
+    self._clips, self._prompts = self._benchmark.held_out_prompts(cfg.train.judge, SEED)
 
   def __call__(self, ema: dict) -> dict[str, float]:
     rows = meshes.degree(self._mesh, "batch")
@@ -52,4 +53,4 @@ class Judge:
     with jax.set_mesh(self._mesh):
       made = list(sample.videos_of(ema, self._cfg, self._codec, self._text, self._prompts, key=jax.random.key(SEED),
                                    grid=self._grid, batch=batch))
-    return shapes.score(made, self._clips)
+    return self._benchmark.score(made, self._clips)

@@ -17,7 +17,7 @@ CAME_LATER = {
     "data": dict(buckets=(), batch_tokens=0, pattern=(), weights=(), sample_latents=False, mixture=(), order="random",
                  window=4096, lost_records=0.0),
     "train": dict(keep_every=0, keep_best=0, best_by="validation/loss", best_is="lowest", verify=False, skips_in_row=5,
-                  rollbacks=3, stall_seconds=0.0, telemetry_every=0, judge=0),
+                  rollbacks=3, stall_seconds=0.0, telemetry_every=0, judge=0, benchmark="shapes"),
     "sample": dict(token_shift=dict(kind="none", between=(256, 4096), mu=(0.5, 1.15)), sigmas=(), cache=dict(skip=(), order=1)),
     "optimizer": dict(decay_share=1.0, average="constant", ema_width=0.1, rates=(), undecayed=()),
 }
