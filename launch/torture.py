@@ -9,6 +9,7 @@ time; with --processes=2 one or both of a pair are hit.
 
 import argparse
 import collections
+import ctypes
 import json
 import os
 import pathlib
@@ -30,6 +31,7 @@ from motif_jax.train import lock, loop, metrics
 STEPS = 3000  # of the whole run; a round makes at most MOST
 MOST = 15
 KINDS = {"start": 1, "step": 3, "save": 4, "told": 2}  # where it is hit, and how often relative to each other
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
 PATIENCE = 300  # seconds until a round counts as lost
 
 
@@ -58,6 +60,7 @@ class Life:
   def _fork(self, cfg, workdir, count, port, i):
     if pid := os.fork():
       return pid
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # who stops the torturer leaves nobody at work
     status = endings.WRONG_INPUT
     try:
       output = os.open(self._said if i == 0 else os.devnull, os.O_WRONLY | os.O_APPEND)
