@@ -31,7 +31,7 @@ LAYERS = (
      "stepwise", "budget/*"),
     ("train/step", "train/checkpoint", "train/saved_config", "train/manifest", "train/retention", "train/stored", "train/damage",
      "train/partial", "train/conversion", "train/finetune", "train/evaluate", "train/report", "train/interrupt", "train/lock",
-     "train/watchdog", "evaluate/*"),
+     "train/watchdog", "train/programs", "evaluate/*"),
     ("train/loop", "train/curriculum", "train/previews", "pipeline", "diagram", "bench/*"),
     ("profile/*",),
 )

@@ -23,14 +23,14 @@ def make_validation_step(cfg: Config, mesh: Mesh) -> Callable:
   """
   plan = make_plan(cfg.model.depths)
 
-  def step(ema, batch, index):
+  def validation_step(ema, batch, index):
     draws = losses.draw(jax.random.fold_in(jax.random.key(SEED), index), cfg, batch["latents"].shape, routed=False)
     count = draws.t.shape[0]
     draws = draws._replace(t=(jnp.arange(count) + 0.5) / count)
     _, parts = losses.objective({"model": ema}, cfg, batch, draws, plan)
     return metrics.ValidationMetrics.single_from_model_output(loss=parts["loss"], t=draws.t)
 
-  jitted = jax.jit(step, out_shardings=NamedSharding(mesh, P()))
+  jitted = jax.jit(validation_step, out_shardings=NamedSharding(mesh, P()))
 
   def run(ema, batch, index):
     with jax.set_mesh(mesh):

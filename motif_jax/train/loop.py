@@ -20,7 +20,7 @@ from motif_jax.config import Config
 from motif_jax.data import buckets, dataset as datasets, pipeline
 from motif_jax.encoders import registry
 from motif_jax.model import routing
-from motif_jax.train import checkpoint, metrics, retention, telemetry
+from motif_jax.train import checkpoint, metrics, programs, retention, telemetry
 from motif_jax.train.evaluate import make_validation_step, validate
 from motif_jax.train.guard import Guard
 from motif_jax.train.interrupt import Interrupt
@@ -49,6 +49,7 @@ class Job:
   judge: Callable | None = None  # EMA parameters -> {name: score}
   start: Callable | None = None  # () -> (state, `partial.Changes`), where there is no checkpoint yet; None: random weights
   text_empty: np.ndarray | None = None  # (1, text_dim), the features of a dropped caption
+  programs: Callable | None = None  # step -> the `programs.Program`s that a run from there compiles
 
 
 def train(cfg: Config, workdir: str) -> TrainState:
@@ -73,15 +74,17 @@ def prepare(cfg: Config, workdir: str, *, dataset: datasets.Dataset | None = Non
   index, count = meshes.batch_share(mesh)
   lost: dict[str, str] = {}
   share = dict(process_index=index, process_count=count)
+  held_out = pipeline.validation_batches(cfg.data, dataset, count=cfg.train.validation_batches, **share)
   return Job(
       cfg, workdir, mesh, optimizer,
       batches=lambda step: pipeline.batches(cfg.data, dataset, seed=cfg.seed, start_step=step, patch=cfg.model.patch,
                                             lost=lost, **share),
       lost=lost,
-      held_out=pipeline.validation_batches(cfg.data, dataset, count=cfg.train.validation_batches, **share),
+      held_out=held_out,
       previews=Previews(cfg, mesh) if cfg.sample.prompts else None, judge=Judge(cfg, mesh) if cfg.train.judge else None,
       frozen=checkpoint.restore_base(cfg, mesh) if cfg.adapter.rank else None,
       text_empty=np.asarray(dataset.meta.text_empty, np.float32),
+      programs=lambda start: programs.of_run(cfg, dataset, [bucket for bucket, _ in held_out], start=start),
   )
 
 
@@ -119,7 +122,8 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
     step = int(state.step)
     beside = checkpoint.beside(manager, step)
     writer = stack.enter_context(contextlib.closing(metrics.Writer(job.workdir, since=step)))
-    say(*describe(cfg, mesh, abstract, job.frozen), f"from step {step} to {cfg.train.steps} in {job.workdir}")
+    foretold = [programs.line(job.programs(step))] if job.programs and step < cfg.train.steps else []
+    say(*describe(cfg, mesh, abstract, job.frozen), *foretold, f"from step {step} to {cfg.train.steps} in {job.workdir}")
     source = job.batches(step)
     stack.callback(lambda: source.close())  # whichever it is by then
     guard = Guard(cfg.train, left_out=beside.get("left_out", ()))
