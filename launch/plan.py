@@ -16,12 +16,11 @@ from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import compiled, config, mesh as meshes, sharding
-from motif_jax.budget import devices, flops, memory, recipe, sampling, traffic, workload
+from motif_jax.bench import compiling
+from motif_jax.budget import devices, exposure, flops, memory, recipe, sampling, traffic, workload
 from motif_jax.data import buckets
 from motif_jax.encoders import registry
 from motif_jax.train import step
-from motif_jax.train.optimizer import make_optimizer
-from motif_jax.train.state import abstract_frozen, abstract_state
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
 DEVICES = flags.DEFINE_integer("devices", 8, "Devices of the run.")
@@ -32,8 +31,7 @@ UTILISATION = flags.DEFINE_float("utilisation", 0.4, "Assumed share of the devic
 COMPILE = flags.DEFINE_bool("compile", False, "Compile each executable for virtual CPU devices and compare; takes minutes.")
 RECIPE = flags.DEFINE_bool("recipe", True, "Print the hours of the ten-stage recipe.")
 SAMPLING = flags.DEFINE_bool("sampling", False, "Print what sampling one video needs, phase by phase, and nothing of training.")
-TEACHER_GRID = (16, 16)  # of a teacher's features, where the compiled step wants some: V-JEPA 2 at 256 pixels
-BLURS = 4  # of the first frame in a record
+SMALL = 0.01  # share of all time on the wire below which messages are summed up
 WAN = (4, 8, 8)  # strides of the released codec
 
 
@@ -135,8 +133,6 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
   bytes_ = memory.step_bytes(cfg, tokens, plan, split, rows)
   total, usable = sum(bytes_.values()), devices.USABLE * job.device.memory
   messages = traffic.step_traffic(cfg, tokens, plan, split, rows)
-  sent = sum(traffic.sent(messages).values())
-  link = job.device.link if split.devices <= job.device.node else job.device.network
   seconds = work / (job.utilisation * job.device.flops)
   lines = [
       f"bucket {buckets.name(bucket)}: {tokens.video:,} video tokens; " + " | ".join(map(str, plan)),
@@ -158,9 +154,25 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
   for name, found in messages.items():
     large = [c for c in found if c.sent >= 0.01 * sum(c.sent for c in found)]
     lines.append(f"  {name}: " + "; ".join([*map(told, large), f"{len(found) - len(large)} kinds of less than 1 %"]))
-  if sent:
-    lines.append(f"  sent: {size(sent)} per device and step, {sent / link:.3g} s at {size(link)}/s if nothing overlaps")
-  return lines
+  return lines + communication(job, tokens, plan, seconds)
+
+
+def communication(job: Job, tokens, plan, step_seconds: float) -> list[str]:
+  """What a device sends, most exposed first: bytes, seconds at line rate, and how many of them nothing can hide."""
+  found = exposure.rows_of(job.cfg, tokens, plan, job.split, job.rows, job.device, utilisation=job.utilisation)
+  if not found:
+    return []
+  sent, seconds, exposed = (sum(getattr(row, name) for row in found) for name in ("sent", "seconds", "exposed"))
+  lines = [f"  sent: {size(sent)} per device and step, {seconds:.3g} s at line rate ({size(job.device.link)}/s in a node, "
+           f"{size(job.device.network)}/s between nodes); exposed {exposed:.3g} s, {exposed / step_seconds:.2%} of the step, where "
+           f"work beside it runs at {job.utilisation:.0%}:"]
+  for row in found:
+    if row.seconds >= SMALL * seconds:
+      lines.append(f"    {row.what:<39}{row.count:>5} x {row.kind:<15} {size(row.sent):>8} in groups of {row.group} "
+                   f"{'between nodes' if row.network else 'in a node':<14}{1e3 * row.seconds:>7.3g} ms, exposed "
+                   f"{1e3 * row.exposed:.3g} ms")
+  few = [row for row in found if row.seconds < SMALL * seconds]
+  return lines + [f"    {len(few)} kinds of less than 1 % each, exposed {1e3 * sum(row.exposed for row in few):.3g} ms"] * bool(few)
 
 
 def of_sampling(job: Job, bucket) -> list[str]:
@@ -237,20 +249,7 @@ def compiled_lines(job: Job, bucket, plan) -> list[str]:
 
 def compile_step(cfg, job: Job, bucket, plan):
   """The training step of a bucket and plan, compiled for the job's mesh from shapes alone."""
-  optimizer = make_optimizer(cfg.optimizer, steps=cfg.train.steps)
-  state = abstract_state(cfg, optimizer)
-  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-  grid, rows = workload.latent_grid(bucket, job.strides), cfg.data.batch_size
-  channels, text = cfg.model.latent_channels, cfg.data.text_tokens
-  array = lambda *shape, dtype="float32": jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=meshes.batch_sharding(job.mesh))
-  batch = dict(latents=array(*grid, channels), first_frame=array(BLURS, *grid[1:], channels),
-               text=array(text, cfg.model.text_dim), text_mask=array(text, dtype="bool"),
-               teacher=array(grid[0], *TEACHER_GRID, cfg.alignment.teacher_dim))
-  frozen = [abstract_frozen(cfg)] if cfg.adapter.rank else []
-  run = step.make_train_step(cfg, job.mesh, optimizer, plan=plan, frozen=frozen[0] if frozen else None)
-  with jax.set_mesh(job.mesh):
-    lowered = run.jitted.lower(jax.tree.map(place, state, sharding.state_shardings(state, job.mesh)), batch,
-                              *(jax.tree.map(place, tree, sharding.parameter_shardings(tree, job.mesh)) for tree in frozen))
+  lowered = compiling.lowered(cfg, job.mesh, workload.latent_grid(bucket, job.strides), plan)
   return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})  # of the machine code, which nobody runs
 
 

@@ -1,6 +1,7 @@
 """Claims about eight devices: every mesh computes what one device does, and puts each array where the table says."""
 
 import dataclasses
+import functools
 import re
 import sys
 
@@ -162,7 +163,9 @@ def test_routing_costs_no_collective():
   assert "scatter" not in text
 
 
-def test_a_block_exchanges_tokens_for_heads_and_nothing_else():
+@functools.cache
+def _exchanged():
+  """(config, text of the compiled gradient of the whole network, its sequence over four devices)."""
   cfg, mesh = _config(), meshes.make_mesh(MeshConfig(1, 1, 4), devices=jax.devices()[:4])
   params, inputs = _params(cfg)["model"], _inputs(cfg)
 
@@ -173,7 +176,11 @@ def test_a_block_exchanges_tokens_for_heads_and_nothing_else():
   shardings = sharding.parameter_shardings(params, mesh)
   with jax.set_mesh(mesh):
     placed = jax.device_put(params, shardings), meshes.global_batch(mesh, inputs)
-    text = jax.jit(jax.grad(loss), out_shardings=shardings).lower(*placed).compile().as_text()
+    return cfg, jax.jit(jax.grad(loss), out_shardings=shardings).lower(*placed).compile().as_text()
+
+
+def test_a_block_exchanges_tokens_for_heads_and_nothing_else():
+  cfg, text = _exchanged()
   found = [c for c in compiled.collectives(text) if c.bytes > 5000]  # what is left out are tables of angles
   blocks = sum(dataclasses.asdict(cfg.depths).values())
   # Into heads and out of them: in the forward pass, in the rematerialised one, and back.  Keys and values without queries, those
@@ -183,3 +190,35 @@ def test_a_block_exchanges_tokens_for_heads_and_nothing_else():
   gathers = [line for line in text.split("\n") if " all-gather(" in line]
   text_or_image = re.compile(r"f32\[8,[35],\d+\]")  # (B, T or I, features), whole already; attention's heads of it are (B, T, N, dh)
   assert gathers and not [line for line in gathers if text_or_image.search(line)]
+
+
+def _products_around(text, wanted):
+  """For each instruction that is `wanted`: it, the products that it waits for, those that wait for it, those that do neither."""
+  module = compiled.parse(text)
+  holds = lambda i: i.op == "dot" or any(holds(j) for name in compiled.called(i) for j in module[name])
+  for instructions in module.values():
+    if not any(map(wanted, instructions)):
+      continue
+    before, products = {}, {i.name: i for i in instructions if holds(i)}
+    for i in instructions:  # operands come first
+      before[i.name] = set().union(*(before[o] | {o} for o in i.operands if o in before))
+    for i in filter(wanted, instructions):
+      waited = before[i.name] & set(products)
+      waiting = {name for name in products if i.name in before[name]}
+      yield i, waited, waiting, [products[name] for name in products if name not in waited | waiting]
+
+
+def test_no_gather_of_a_weight_waits_for_a_product():
+  """So a scheduler may begin each as early as it likes, and attention may hide those of what comes behind it."""
+  _, text = _exchanged()
+  weights = lambda i: i.op == "all-gather" and "while/body" in i.attributes and "shard_map" not in i.attributes
+  found = list(_products_around(text, weights))
+  assert len(found) > 80 and all(waiting and not waited for _, waited, waiting, _ in found)
+
+
+def test_beside_the_exchange_of_tokens_stands_the_mlp_of_a_single_stream_block():
+  _, text = _exchanged()
+  found = list(_products_around(text, lambda i: i.op == "all-to-all" and "SingleBlock" in i.attributes))
+  assert len(found) > 20
+  for exchange, _, _, beside in found:
+    assert any("mlp" in i.attributes for i in beside), exchange

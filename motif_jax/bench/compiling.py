@@ -7,6 +7,7 @@ import time
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh
 
 from motif_jax import compiled, sharding
 from motif_jax.bench.case import Case, Job
@@ -15,9 +16,10 @@ from motif_jax.bench.steps import batch_of, variant_of
 from motif_jax.budget import workload
 from motif_jax.config import Config
 from motif_jax.mesh import batch_sharding, make_mesh
+from motif_jax.model.plan import Segment
 from motif_jax.train import step as training
 from motif_jax.train.optimizer import make_optimizer
-from motif_jax.train.state import abstract_state
+from motif_jax.train.state import abstract_frozen, abstract_state
 
 CACHE = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0.0,
          "jax_persistent_cache_min_entry_size_bytes": -1}
@@ -47,20 +49,26 @@ def compile_times(cfg: Config, grid: tuple[int, int, int]) -> dict:
   return {"lower_s": lower_s, "compile_s": cold_s, "cached_s": cached_s, "planned_bytes": compiled.memory(executable).total}
 
 
-def _compile(cfg, grid):
-  jax.clear_caches()  # those in memory
-  mesh = make_mesh(cfg.mesh)
+def lowered(cfg: Config, mesh: Mesh, grid: tuple[int, int, int], plan: tuple[Segment, ...]) -> jax.stages.Lowered:
+  """The training step for latents of that grid (frames, height, width) on `mesh`, lowered from shapes alone."""
   optimizer = make_optimizer(cfg.optimizer, steps=cfg.train.steps)
-  run = training.make_train_step(cfg, mesh, optimizer, plan=training.plan_at(cfg, 0))
-  state = abstract_state(cfg, optimizer)
   place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  state = abstract_state(cfg, optimizer)
   state = jax.tree.map(place, state, sharding.state_shardings(state, mesh))
   batch = jax.tree.map(lambda x: place(x, batch_sharding(mesh)), jax.eval_shape(lambda: batch_of(cfg, grid, seed=0)))
-  started = time.perf_counter()
+  frozen = abstract_frozen(cfg) if cfg.adapter.rank else None
+  run = training.make_train_step(cfg, mesh, optimizer, plan=plan, frozen=frozen)
+  beside = () if frozen is None else (jax.tree.map(place, frozen, sharding.parameter_shardings(frozen, mesh)),)
   with jax.set_mesh(mesh):
-    lowered = run.jitted.lower(state, batch)
+    return run.jitted.lower(state, batch, *beside)
+
+
+def _compile(cfg, grid):
+  jax.clear_caches()  # those in memory
+  started = time.perf_counter()
+  step = lowered(cfg, make_mesh(cfg.mesh), grid, training.plan_at(cfg, 0))
   lower_s = time.perf_counter() - started
-  executable = lowered.compile()
+  executable = step.compile()
   return lower_s, time.perf_counter() - started - lower_s, executable
 
 

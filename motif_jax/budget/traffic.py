@@ -6,6 +6,7 @@ trades tokens for heads (`model.sequence`).  Routing sends nothing: its groups a
 """
 
 import math
+from typing import NamedTuple
 
 from motif_jax.budget.memory import WIDE, parameters
 from motif_jax.budget.workload import Split, Tokens, kept
@@ -15,6 +16,17 @@ from motif_jax.model.plan import Segment
 from motif_jax.sharding import spec_of
 
 GRADIENT = WIDE  # bytes in which gradients travel: reductions are float32 (recipe.md section 2)
+
+
+class Message(NamedTuple):
+  """What a block sends so often in its forward pass, and in its backward pass with what that repeats; otherwise a `Collective`."""
+
+  what: str
+  kind: str
+  bytes: int
+  group: int
+  forward: int
+  backward: int
 
 
 def step_traffic(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, rows: int) -> dict[str, list[Collective]]:
@@ -69,30 +81,39 @@ def _sequence(cfg, segment, tokens, split, rows):
 
 
 def _blocks(cfg, segment, tokens, split, rows, *, final=False):
-  """`final`: nobody reads the half of the result that is not the first segment's, so it has keys and values and no more."""
-  model, blocks = cfg.model, segment.stop - segment.start
-  seen = kept(cfg, tokens) if segment.routed else tokens
+  seen, blocks = kept(cfg, tokens) if segment.routed else tokens, segment.stop - segment.start
+  return [Collective(m.kind, m.bytes, (m.forward + m.backward) * blocks, m.group)
+          for m in messages(cfg, segment.kind, seen, split, rows, final=final)]
+
+
+def messages(cfg: Config, kind: str, tokens: Tokens, split: Split, rows: float, *, final: bool = False) -> list[Message]:
+  """What one block of a kind sends along the sequence, for `rows` samples of a device.
+
+  `final`: nobody reads the half of the result that is not the first segment's, so it has keys and values and no more.
+  """
+  model = cfg.model
   width = round(rows * model.width * (2 if model.dtype == "bfloat16" else WIDE))  # of one token
-  video = (2 if segment.kind == "decoder" else 1) * seen.video // split.sequence
-  context = 0 if segment.kind == "decoder" else seen.context
-  inputs = 1 + (model.remat != "none")
+  video = (2 if kind == "decoder" else 1) * tokens.video // split.sequence
+  context = 0 if kind == "decoder" else tokens.context
+  again = int(model.remat != "none")
   # With attention's output saved it is not sent again, unless cuDNN's own output was, which lies before the exchange.
-  outputs = 1 + (model.remat in ("block", "offload") or (model.remat == "attention" and model.attention == "cudnn"))
-  asking = video // 2 if final and segment.kind == "decoder" else video
+  resent = int(model.remat in ("block", "offload") or (model.remat == "attention" and model.attention == "cudnn"))
+  asking = video // 2 if final and kind == "decoder" else video
   answered = 0 if final else context
   keys = 2 * video * split.sequence * width // split.heads
   found = [
-      Collective("all-to-all", 3 * asking * width, (inputs + 1) * blocks, split.heads),  # queries, keys, values in one message
-      Collective("all-to-all", 2 * (video - asking) * width, (inputs + 1) * blocks, split.heads),
-      Collective("all-to-all", asking * width, (outputs + 1) * blocks, split.heads),
-      Collective("all-gather", keys, inputs * blocks, split.keys),
-      Collective("reduce-scatter", keys, blocks, split.keys),
-      Collective("all-gather", answered * width, outputs * blocks, split.heads),  # each device attends for its heads of the text
-      Collective("reduce-scatter", answered * width, blocks, split.heads),
-      Collective("all-reduce", context * width, (2 if final else 3) * blocks, split.sequence),  # of the text's q, k, v
+      # Queries, keys and values in one message.
+      Message("tokens into heads", "all-to-all", 3 * asking * width, split.heads, 1, again + 1),
+      Message("tokens into heads", "all-to-all", 2 * (video - asking) * width, split.heads, 1, again + 1),
+      Message("heads into tokens", "all-to-all", asking * width, split.heads, 1, resent + 1),
+      Message("keys and values", "all-gather", keys, split.keys, 1, again),
+      Message("keys and values", "reduce-scatter", keys, split.keys, 0, 1),
+      Message("text", "all-gather", answered * width, split.heads, 1, resent),  # each device attends for its heads of the text
+      Message("text", "reduce-scatter", answered * width, split.heads, 0, 1),
+      Message("text", "all-reduce", context * width, split.sequence, 0, 2 if final else 3),  # of its q, k, v
   ]
-  if model.cross_attention.kind != "none" and segment.kind == "single":
-    found.append(Collective("all-reduce", seen.text * width, 2 * blocks, split.sequence))  # of the keys and values of the text
+  if model.cross_attention.kind != "none" and kind == "single":
+    found.append(Message("text", "all-reduce", tokens.text * width, split.sequence, 0, 2))  # of the keys and values
   return found
 
 
