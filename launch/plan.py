@@ -132,7 +132,6 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
   work = rows * sum(part.total for part in parts.values()) + muon
   bytes_ = memory.step_bytes(cfg, tokens, plan, split, rows)
   total, usable = sum(bytes_.values()), devices.USABLE * job.device.memory
-  messages = traffic.step_traffic(cfg, tokens, plan, split, rows)
   seconds = work / (job.utilisation * job.device.flops)
   lines = [
       f"bucket {buckets.name(bucket)}: {tokens.video:,} video tokens; " + " | ".join(map(str, plan)),
@@ -151,9 +150,6 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
   if total > usable:
     change = devices.nearest_fit(cfg, tokens, plan, split, rows, job.device)
     lines.append(f"  nearest change that fits: {change or 'none known at this mesh; take more devices along sequence'}")
-  for name, found in messages.items():
-    large = [c for c in found if c.sent >= 0.01 * sum(c.sent for c in found)]
-    lines.append(f"  {name}: " + "; ".join([*map(told, large), f"{len(found) - len(large)} kinds of less than 1 %"]))
   return lines + communication(job, tokens, plan, seconds)
 
 
@@ -164,15 +160,16 @@ def communication(job: Job, tokens, plan, step_seconds: float) -> list[str]:
     return []
   sent, seconds, exposed = (sum(getattr(row, name) for row in found) for name in ("sent", "seconds", "exposed"))
   lines = [f"  sent: {size(sent)} per device and step, {seconds:.3g} s at line rate ({size(job.device.link)}/s in a node, "
-           f"{size(job.device.network)}/s between nodes); exposed {exposed:.3g} s, {exposed / step_seconds:.2%} of the step, where "
-           f"work beside it runs at {job.utilisation:.0%}:"]
+           f"{size(job.device.network)}/s between nodes); exposed {exposed:.3g} s, {exposed / step_seconds:.2%} of the step, "
+           f"where work beside it runs at {job.utilisation:.0%}:"]
   for row in found:
     if row.seconds >= SMALL * seconds:
       lines.append(f"    {row.what:<39}{row.count:>5} x {row.kind:<15} {size(row.sent):>8} in groups of {row.group} "
                    f"{'between nodes' if row.network else 'in a node':<14}{1e3 * row.seconds:>7.3g} ms, exposed "
                    f"{1e3 * row.exposed:.3g} ms")
   few = [row for row in found if row.seconds < SMALL * seconds]
-  return lines + [f"    {len(few)} kinds of less than 1 % each, exposed {1e3 * sum(row.exposed for row in few):.3g} ms"] * bool(few)
+  exposed = 1e3 * sum(row.exposed for row in few)
+  return lines + [f"    {len(few)} kinds of less than 1 % each, exposed {exposed:.3g} ms"] * bool(few)
 
 
 def of_sampling(job: Job, bucket) -> list[str]:
@@ -283,7 +280,9 @@ def main(argv: list[str]) -> None:
         print("\n".join(compiled_lines(job, bucket, plan)), flush=True)
   plans = plans_of(job.cfg)
   print("\n" + "\n".join(shardings(job)))
-  print(f"\nexecutables: {len(job.buckets)} buckets x {len(plans)} plans = {len(job.buckets) * len(plans)}")
+  print(f"\nexecutables: {len(job.buckets)} buckets x {len(plans)} plans = {len(job.buckets) * len(plans)} training steps"
+        + (", and as many that also measure telemetry" if job.cfg.train.telemetry_every else "")
+        + "; launch.train says how many its data, validation and samples make")
   for plan, first in plans.items():
     print(f"  from step {first}: " + " | ".join(map(str, plan)))
   if RECIPE.value and set(recipe.BUCKETS) & set(job.buckets):

@@ -66,7 +66,8 @@ def _of_block(cfg, kind, tokens, split, rows, device, rate, final) -> list[Row]:
   attention = rows * once.attention / rate, rows * (flops.trained(model, once).attention - once.attention) / rate
   mlp = rows * _mlp(model, kind, tokens, split, final) / rate
   beside = (0.0, 0.0) if kind == "dual" else (mlp, (2 + again) * mlp)
-  at_first, later = (_sizes(cfg, lambda path: path.startswith(f"{kind}/") and bool(FIRST.fullmatch(path)) == first) for first in (True, False))
+  of_kind = lambda first: lambda path: path.startswith(f"{kind}/") and bool(FIRST.fullmatch(path)) == first
+  at_first, later = _sizes(cfg, of_kind(True)), _sizes(cfg, of_kind(False))
   depth = getattr(model.depths, kind)
   narrow = 2 if model.dtype == "bfloat16" else WIDE
   row = lambda what, collective, span: _row(what, collective, span, device)
@@ -94,9 +95,10 @@ def _outside(cfg, split, device) -> list[Row]:
 
 def _gradients(what, size, depth, split, device) -> list[Row]:
   """Summed and cut where the weights are, then summed over data; exposed until something hides them."""
+  over_data = size[0] // depth * GRADIENT // split.state
   cut, whole = (count // depth for count in size)
   return [_row(what, Collective("reduce-scatter", cut * GRADIENT, 1, split.state), split.state, device),
-          _row(f"{what}, over data", Collective("all-reduce", cut * GRADIENT // split.state, 1, split.data), split.devices, device),
+          _row(f"{what}, over data", Collective("all-reduce", over_data, 1, split.data), split.devices, device),
           _row(f"{what}, small ones", Collective("all-reduce", whole * GRADIENT, 1, split.devices), split.devices, device)]
 
 

@@ -19,7 +19,7 @@ GRADIENT = WIDE  # bytes in which gradients travel: reductions are float32 (reci
 
 
 class Message(NamedTuple):
-  """What a block sends so often in its forward pass, and in its backward pass with what that repeats; otherwise a `Collective`."""
+  """A `Collective` of a block: so often in its forward pass, and in its backward pass with what that repeats."""
 
   what: str
   kind: str
