@@ -2,14 +2,17 @@
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 
 from absl import app, logging
+import jax
 
 from motif_jax import config
 from motif_jax.config import Config
 from motif_jax.config_rules import CHOICES
+from motif_jax.weights import digest
 
 # Flags of how to sample: the key of `config.sample` that each one changes, its type, and what to say of it.
 SAMPLING = {
@@ -128,6 +131,21 @@ def check_no_others(argv: list[str]) -> None:
   """Raises ValueError if arguments are left that are no flags."""
   if argv[1:]:
     raise ValueError(f"unknown arguments {' '.join(argv[1:])}; write --flag=value.")
+
+
+def keep_programs(folder: str | None) -> None:
+  """Keeps compiled programs in `folder` for the next start, or where there is none in the user's cache; "none": nowhere.
+
+  What jax's own variables say (JAX_COMPILATION_CACHE_DIR, ...) stays.  A file that a kill has cut short is told of at each start,
+  and its program compiled again, until somebody deletes it: jax writes it in place (0.10.2 and 0.11.2).
+  """
+  if folder == "none":
+    jax.config.update("jax_enable_compilation_cache", False)
+    return
+  if folder or not jax.config.jax_compilation_cache_dir:
+    jax.config.update("jax_compilation_cache_dir", folder or str(digest.cache_folder() / "programs"))
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # 1 s by default, and a start compiles dozens of small ones
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def quiet() -> None:

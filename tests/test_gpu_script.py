@@ -27,7 +27,7 @@ def test_a_piece_runs_on_a_cpu_and_goes_on_where_it_was(tmp_path):
 
 def test_the_pieces_are_listed_in_the_order_in_which_they_run():
   listed = [line.split()[0] for line in script("--list").stdout.splitlines()]
-  assert listed[:3] == ["smoke", "ceilings", "attention"] and listed[-1] == "reference" and len(set(listed)) == 11
+  assert listed[:3] == ["smoke", "ceilings", "attention"] and listed[-1] == "reference" and len(set(listed)) == 13
 
 
 @pytest.mark.parametrize("arguments", [["bloks"], ["ceilings", "bloks"]])

@@ -1,11 +1,14 @@
 """Claims about the programs of a run: how many it compiles is said before it starts."""
 
 import collections
+import contextlib
 import dataclasses
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
+from launch import arguments
 from motif_jax import config, mesh as meshes
 from motif_jax.config import MeshConfig
 from motif_jax.data import dataset as datasets, pipeline
@@ -14,6 +17,8 @@ from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.step import plan_at
 from tests import small_data, tiny
 
+CACHE = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0.0,
+         "jax_persistent_cache_min_entry_size_bytes": -1}
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -33,14 +38,32 @@ def dataset(tmp_path_factory):
   return datasets.open_dataset(folder)
 
 
-@pytest.fixture
-def compiled():
-  """Counts compilations by the name of the function."""
+@contextlib.contextmanager
+def _counted():
+  """Counts compilations by the name of the function, and what jax's cache on disk had or had not."""
   count = collections.Counter()
-  listener = lambda event, seconds, fun_name=None, **_: count.update([fun_name] * (event == COMPILED))
-  jax.monitoring.register_event_duration_secs_listener(listener)
-  yield count
-  jax.monitoring.unregister_event_duration_listener(listener)
+  of_time = lambda event, seconds, fun_name=None, **_: count.update([fun_name] * (event == COMPILED))
+  of_cache = lambda event, **_: count.update([event])
+  jax.monitoring.register_event_duration_secs_listener(of_time)
+  jax.monitoring.register_event_listener(of_cache)
+  try:
+    yield count
+  finally:
+    jax.monitoring.unregister_event_duration_listener(of_time)
+    jax.monitoring.unregister_event_listener(of_cache)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+  """Programs are kept on disk, the smallest too."""
+  before = {key: getattr(jax.config, key) for key in CACHE}
+  for key, value in (CACHE | {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs"))}).items():
+    jax.config.update(key, value)
+  compilation_cache.reset_cache()
+  yield
+  for key, value in before.items():
+    jax.config.update(key, value)
+  compilation_cache.reset_cache()
 
 
 def _job(cfg, dataset, workdir):
@@ -51,13 +74,44 @@ def _job(cfg, dataset, workdir):
                   programs=lambda start: programs.of_run(cfg, dataset, [bucket for bucket, _ in held_out], start=start))
 
 
-def test_a_run_compiles_the_programs_that_it_foretells(dataset, tmp_path, compiled, capsys):
-  job = _job(_config(), dataset, tmp_path)
-  foretold = collections.Counter(program.name for program in job.programs(0))
+@pytest.fixture(scope="module")
+def first_run(kept, dataset, tmp_path_factory):
+  """What a run, started where no program is kept, compiled and said."""
+  said = []
+  with _counted() as count, pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "say", lambda *lines: said.extend(lines))
+    loop.run(_job(_config(), dataset, tmp_path_factory.mktemp("first")))
+  return count, "\n".join(said)
+
+
+def test_a_run_compiles_the_programs_that_it_foretells(dataset, first_run):
+  foretold = collections.Counter(program.name for program in programs.of_run(_config(), dataset, [small_data.VIDEO]))
   assert foretold == {programs.STEP: 2, programs.MEASURED: 1, "validation": 1}  # images come on steps that measure closely, alone
-  loop.run(job)
-  assert {name: compiled[name] for name in ("jit(step)", "jit(validation_step)")} == {"jit(step)": 3, "jit(validation_step)": 1}
-  assert "programs: 4 to compile: 2 training step, 1 training step with telemetry" in capsys.readouterr().out
+  count, said = first_run
+  assert {name: count[name] for name in ("jit(step)", "jit(validation_step)")} == {"jit(step)": 3, "jit(validation_step)": 1}
+  assert "programs: 4 to compile: 2 training step, 1 training step with telemetry" in said
+
+
+def test_a_second_start_compiles_nothing(first_run, dataset, tmp_path):
+  jax.clear_caches()
+  with _counted() as count:
+    loop.run(_job(_config(), dataset, tmp_path))
+  assert count["/jax/compilation_cache/cache_misses"] == 0
+  assert count["/jax/compilation_cache/cache_hits"] >= 4 and first_run[0]["/jax/compilation_cache/cache_misses"] >= 4
+
+
+@pytest.mark.parametrize("given, variable, expected", [
+    (None, None, "user/programs"), (None, "theirs", "theirs"), ("mine", None, "mine"), ("mine", "theirs", "mine")])
+def test_programs_are_kept_unless_the_user_says_no(kept, monkeypatch, given, variable, expected):
+  monkeypatch.setenv("MOTIF_JAX_CACHE", "user")
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", variable)  # as jax itself does with the environment's, at its import
+  arguments.keep_programs(given)
+  assert jax.config.jax_compilation_cache_dir == expected and jax.config.jax_enable_compilation_cache
+  arguments.keep_programs("none")
+  assert not jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_compilation_cache_dir", before)
+  jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.mark.parametrize("changes, start", [
