@@ -6,15 +6,20 @@ import itertools
 import json
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import smoke
 from launch import render
+from motif_jax import config, mesh as meshes, sample
+from motif_jax.config import MeshConfig
 from motif_jax.data import captions, scenes, shapes, videos
 from motif_jax.data.scenes import Scene, Thing
 from motif_jax.encoders import registry, word_hash
 from motif_jax.evaluate import benchmarks, scenes as judge
+from motif_jax.train import previews
 
 BUCKET = types.SimpleNamespace(frames=9, height=32, width=32)
 ALL, TRAIN = scenes.all_combinations(), scenes.combinations(held_out=False)
@@ -79,11 +84,26 @@ def of_words(caption):
 
 
 def test_words_and_their_neighbours_alone_tell_scenes_apart():
-  scenes_of, three = {}, {"red", "blue", "green"}
-  for scene in (scene for scene in ALL if scene.background == "grey" and {scene.first.colour, scene.second.colour} <= three):
+  scenes_of, two = {}, {"red", "blue"}
+  for scene in (scene for scene in ALL if scene.background == "grey" and {scene.first.colour, scene.second.colour} == two):
     for template, turned in itertools.product((*scenes.LONG, scenes.SHORT), (False, True)):
       scenes_of.setdefault(of_words(scenes._fill(template, scene, turned=turned)), set()).add(scene)
   assert all(len(same) == 1 for same in scenes_of.values())
+
+
+def test_three_words_bind_a_shape_a_motion_and_an_end_of_the_relation_to_their_colour():
+  rng = np.random.default_rng(0)
+  for scene in [ALL[i] for i in rng.integers(len(ALL), size=200)]:
+    for caption in (scenes.caption_long(scene, rng), scenes.caption_short(scene, rng)):
+      told = of_words(captions.first_sentence(caption))
+      for thing in (scene.first, scene.second):
+        still = thing.motion == "still"
+        assert (thing.colour, "stays" if still else "moves", thing.motion) in told
+        assert ("a", thing.colour, thing.shape) in told
+      (to,) = {(before, colour) for before, article, colour in told
+               if before in ("of", "above", "below") and article == "a" and colour in shapes.COLOURS}
+      turned = to[0] == "below" or ("the", "right", "of") in told
+      assert to[1] == (scene.first if turned else scene.second).colour
 
 
 def test_a_first_sentence_names_the_scene_and_fits():
@@ -132,7 +152,7 @@ def test_noise_costs_little(clips):
 
 @pytest.mark.parametrize("size", [(5, 64, 96), (9, 48, 32)])
 def test_other_sizes_are_read_as_well(size):
-  assert judge.score(*drawn(24, size=size))["all"] == 1
+  assert judge.score(*drawn(12, size=size))["all"] == 1
 
 
 def test_scenes_at_random_score_the_chance_that_is_given():
@@ -165,6 +185,22 @@ def test_what_is_not_two_things_of_two_colours_is_none(second):
     video[:, :, 16:] = shapes.BACKGROUNDS["grey"]
   seen = judge.read(video)
   assert (seen.scene.first.colour, seen.scene.relation, seen.steadiness) == ("none", "none", 0)
+
+
+def test_training_is_judged_by_the_benchmark_that_its_config_names(monkeypatch):
+  shown = []
+
+  def rendered(ema, cfg, codec, text, prompts, **_):
+    asked, known = judge.held_out_prompts(cfg.train.judge, previews.SEED)
+    assert prompts == known
+    shown.extend(asked)
+    return [scenes.render(scene, np.random.default_rng(0)) for scene in asked]
+
+  monkeypatch.setattr(sample, "videos_of", rendered)
+  c = smoke.get_config()
+  c.train.update(dict(judge=5, benchmark="scenes"))
+  scores = previews.Judge(config.from_config_dict(c), meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1]))({})
+  assert scores["all"] == 1 and len(shown) == 5 and all(scene.held_out for scene in shown)
 
 
 def test_bad_input_is_refused(clips):
