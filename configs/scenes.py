@@ -12,7 +12,8 @@ def get_config():
   c.data.text_tokens = 64  # long captions have 49 to 61
   c.route.keep = 1.0  # the demo's weights have had their routed phase
   c.optimizer.warmup = 100
-  c.train.update(dict(steps=5000, log_every=100, validate_every=500, sample_every=1000, save_every=500, judge=64, benchmark="scenes"))
+  c.train.update(dict(steps=5000, log_every=100, validate_every=500, sample_every=1000, save_every=500))
+  c.train.update(dict(judge=64, benchmark="scenes"))
   c.sample.prompts = (
       "A red square to the left of a blue ring on a white background, red moves up and blue stays still.",
       "A yellow cross above a magenta triangle on a black background, yellow moves left and magenta moves right.",

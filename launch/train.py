@@ -29,7 +29,7 @@ DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "One of several process
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where jax cannot find it.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-PROGRAMS = flags.DEFINE_string("programs", None, "Where compiled programs are kept for the next start; 'none': nowhere.  Default: "
+PROGRAMS = flags.DEFINE_string("programs", None, "Where compiled programs are kept for the next start; 'none': nowhere.  Else "
                                "JAX_COMPILATION_CACHE_DIR, or programs/ in MOTIF_JAX_CACHE, or in ~/.cache/motif_jax.")
 HEARTBEAT = flags.DEFINE_string("heartbeat", None, "A file that says until when this process is well.")
 
