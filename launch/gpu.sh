@@ -16,7 +16,7 @@ about() {  # about PIECE
     ceilings) echo "matrix products and memory at their best: a minute, and all shares are of these" ;;
     attention) echo "attention backends at the lengths of 480p and 720p, padded as in training, forward and with backward" ;;
     sample) echo "sampling step of the 2B model at each resolution" ;;
-    train) echo "training step of the 2B model at 480p, dense and routed" ;;
+    train) echo "training step of the 2B model at 480p, dense and routed, attention saved and attention repeated" ;;
     compile) echo "compile times, cold and cached" ;;
     attention_more) echo "attention at all lengths, 2k to 228k tokens, by groups of heads, without padding, in shard_map" ;;
     train_more) echo "training step of the 2B model at every resolution; dense, routed, aligned" ;;
@@ -77,7 +77,10 @@ run() {  # run PIECE
     attention) bench --only="$(here "$(of_training cudnn tokamax chunked)" attention/chunked)" ;;
     attention_more) bench --only=attention ;;
     sample) bench --only="sample/$(here motif_2b smoke)" ;;
-    train) bench --only="$(here train/motif_2b/dense/121x480x832,train/motif_2b/routed/121x480x832 train/smoke/dense)" ;;
+    train)  # under both policies of rematerialisation that launch.plan weighs
+      local steps; steps=$(here train/motif_2b/dense/121x480x832,train/motif_2b/routed/121x480x832 train/smoke/dense)
+      bench --only="$steps" --config.model.remat=attention
+      bench --only="$steps" ;;
     train_more) bench --only="train/$(here motif_2b smoke)" ;;
     small) bench --only="$(here train/motif_b,train/motif_s train/motif_s/dense)" ;;
     profile)  # the trace itself may be large: the report is what is kept

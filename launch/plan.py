@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import compiled, config, mesh as meshes, sharding
-from motif_jax.bench import compiling
+from motif_jax.bench import compiling, sizes
 from motif_jax.budget import devices, exposure, flops, memory, recipe, sampling, traffic, workload
 from motif_jax.data import buckets
 from motif_jax.encoders import registry
@@ -32,7 +32,6 @@ COMPILE = flags.DEFINE_bool("compile", False, "Compile each executable for virtu
 RECIPE = flags.DEFINE_bool("recipe", True, "Print the hours of the ten-stage recipe.")
 SAMPLING = flags.DEFINE_bool("sampling", False, "Print what sampling one video needs, phase by phase, and nothing of training.")
 SMALL = 0.01  # share of all time on the wire below which messages are summed up
-WAN = (4, 8, 8)  # strides of the released codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +85,7 @@ def strides_of(cfg, given) -> tuple[int, int, int]:
       raise ValueError(f"--strides={','.join(given)}: expected three positive whole numbers (time, height, width) such as 4,8,8.")
     return tuple(map(int, given))
   codec = registry.announced(cfg.encoders)[0]
-  return tuple(codec.strides) if codec and codec.channels == cfg.model.latent_channels else WAN
+  return tuple(codec.strides) if codec and codec.channels == cfg.model.latent_channels else sizes.STRIDES
 
 
 def tokens_of(job: Job, bucket) -> workload.Tokens:
@@ -145,12 +144,23 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
       f"largest: {devices.dominant(bytes_)}",
       f"  largest batch per device: {devices.largest_rows(cfg, tokens, plan, split, job.device)}",
   ]
+  lines.append(rematerialisation(job, tokens, plan))
   if host := memory.host_bytes(cfg, tokens, plan, split, rows):
     lines.append(f"  in the host's memory, for each device: {size(host)}")
   if total > usable:
     change = devices.nearest_fit(cfg, tokens, plan, split, rows, job.device)
     lines.append(f"  nearest change that fits: {change or 'none known at this mesh; take more devices along sequence'}")
   return lines + communication(job, tokens, plan, seconds)
+
+
+def rematerialisation(job: Job, tokens, plan) -> str:
+  """Bytes and FLOPs of each policy, and which to take."""
+  found = devices.policies(job.cfg, tokens, plan, job.split, job.rows, job.device)
+  best = next((policy.name for policy in found if policy.fits), None)
+  told = ", ".join(f"{p.name} {size(p.bytes)} and {p.flops / found[0].flops:.2f}" for p in found)
+  flag = "" if best == job.cfg.model.remat else f": --config.model.remat={best}"
+  advice = f"the fastest that fits is {best!r}{flag}" if best else "none fits"
+  return f"  remat, memory and FLOPs beside the least: {told}; {advice}"
 
 
 def communication(job: Job, tokens, plan, step_seconds: float) -> list[str]:
@@ -162,14 +172,11 @@ def communication(job: Job, tokens, plan, step_seconds: float) -> list[str]:
   lines = [f"  sent: {size(sent)} per device and step, {seconds:.3g} s at line rate ({size(job.device.link)}/s in a node, "
            f"{size(job.device.network)}/s between nodes); exposed {exposed:.3g} s, {exposed / step_seconds:.2%} of the step, "
            f"where work beside it runs at {job.utilisation:.0%}:"]
-  for row in found:
-    if row.seconds >= SMALL * seconds:
-      lines.append(f"    {row.what:<39}{row.count:>5} x {row.kind:<15} {size(row.sent):>8} in groups of {row.group} "
-                   f"{'between nodes' if row.network else 'in a node':<14}{1e3 * row.seconds:>7.3g} ms, exposed "
-                   f"{1e3 * row.exposed:.3g} ms")
-  few = [row for row in found if row.seconds < SMALL * seconds]
-  exposed = 1e3 * sum(row.exposed for row in few)
-  return lines + [f"    {len(few)} kinds of less than 1 % each, exposed {exposed:.3g} ms"] * bool(few)
+  lines += [f"    {row.what:<39}{row.count:>5} x {row.kind:<15} {size(row.sent):>8} in groups of {row.group} "
+            f"{'between nodes' if row.network else 'in a node':<13}{1e3 * row.seconds:>7.3g} ms, exposed {1e3 * row.exposed:.3g}"
+            for row in found if row.seconds >= SMALL * seconds]
+  few = sum(row.exposed for row in found if row.seconds < SMALL * seconds)
+  return [*lines, f"    messages of less than 1 % of the time each: exposed {1e3 * few:.3g} ms"]
 
 
 def of_sampling(job: Job, bucket) -> list[str]:
@@ -281,8 +288,7 @@ def main(argv: list[str]) -> None:
   plans = plans_of(job.cfg)
   print("\n" + "\n".join(shardings(job)))
   print(f"\nexecutables: {len(job.buckets)} buckets x {len(plans)} plans = {len(job.buckets) * len(plans)} training steps"
-        + (", and as many that also measure telemetry" if job.cfg.train.telemetry_every else "")
-        + "; launch.train says how many its data, validation and samples make")
+        + ", and as many with telemetry" * (job.cfg.train.telemetry_every > 0) + "; launch.train counts those of its data")
   for plan, first in plans.items():
     print(f"  from step {first}: " + " | ".join(map(str, plan)))
   if RECIPE.value and set(recipe.BUCKETS) & set(job.buckets):

@@ -257,6 +257,16 @@ def fits(cfg, rows, split, device=H200):
   return devices.total(cfg, CLIP_720P, DENSE, split, rows) <= devices.USABLE * device.memory
 
 
+def test_policies_stand_from_the_fastest_to_the_smallest():
+  found = devices.policies(ON_GPU, CLIP_720P, DENSE, Split(1, 8, 1), 1, H200)
+  assert [policy.name for policy in found] == list(stack.REMAT)
+  held, work = [policy.bytes for policy in found], [policy.flops for policy in found]
+  assert held == sorted(held, reverse=True) and work == sorted(work)
+  assert [policy.fits for policy in found] == [False, True, True, True]  # 720p keeps attention's outputs on 8 H200
+  assert work[1] / work[2] == pytest.approx(3.5 / 4.5, rel=0.02)  # nearly all of it is attention
+  assert held[2] == devices.total(ON_GPU, CLIP_720P, DENSE, Split(1, 8, 1), 1)
+
+
 @pytest.mark.parametrize("split", [Split(1, 8, 1), Split(1, 8, 1, accumulate=3), workload.make_split((1, 1, 8), 12)])
 def test_the_largest_batch_fits_and_a_larger_one_does_not(split):
   rows = devices.largest_rows(ON_GPU, CLIP_720P, DENSE, split, H200)

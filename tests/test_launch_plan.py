@@ -107,6 +107,17 @@ def test_what_does_not_fit_says_so_and_what_would():
   assert "DOES NOT FIT" not in "\n".join(plan.of_bucket(fitting, fitting.buckets[0], next(iter(plan.plans_of(fitting.cfg)))))
 
 
+@pytest.mark.parametrize("names, changes, said", [
+    ("121x736x1280", {}, "the fastest that fits is 'attention': --config.model.remat=attention"),
+    ("121x736x1280", dict(model__remat="attention"), "the fastest that fits is 'attention'"),
+    ("33x144x256", {}, "the fastest that fits is 'none': --config.model.remat=none"),
+    ("121x736x1280", dict(model__attention="xla"), "none fits")])
+def test_the_fastest_policy_that_fits_is_told(names, changes, said):
+  job = prepare(released(**changes), names=names)
+  line = plan.rematerialisation(job, plan.tokens_of(job, job.buckets[0]), next(iter(plan.plans_of(job.cfg))))
+  assert line.endswith(said)
+
+
 def test_the_table_of_bytes_adds_up():
   job = prepare(released(), names="65x480x832")
   (only,) = plan.plans_of(job.cfg)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+from typing import NamedTuple
 
-from motif_jax.budget import memory
+from motif_jax.budget import flops, memory
 from motif_jax.budget.workload import Split, Tokens, make_split
 from motif_jax.config import Config
 from motif_jax.config_rules import CHOICES
@@ -64,6 +65,29 @@ def largest_rows(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: 
     middle = (low + high) // 2
     low, high = (middle, high) if fits(middle) else (low, middle)
   return low * split.accumulate
+
+
+class Policy(NamedTuple):
+  """A policy of rematerialisation, and what a step costs a device under it."""
+
+  name: str  # of `model.stack.REMAT`
+  bytes: float
+  flops: float
+  fits: bool
+
+
+def policies(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, rows: int, device: Device) -> list[Policy]:
+  """Every `Policy`, from the one that keeps most and repeats least: the first that fits is the fastest.
+
+  "offload" repeats as much as "block" and moves tokens to the host besides, so it stands behind it.
+  """
+  found = []
+  for name in CHOICES["model.remat"]:  # they stand in order of strength
+    changed = _with(cfg, remat=name)
+    need = total(changed, tokens, plan, split, rows)
+    work = rows * sum(part.total for part in flops.executed(changed, tokens, plan, split).values())
+    found.append(Policy(name, need, work, need <= USABLE * device.memory))
+  return found
 
 
 def dominant(parts: dict[str, float]) -> str:
