@@ -1,5 +1,7 @@
 """The static plan, without a model."""
 
+import dataclasses
+
 import pytest
 
 from motif_jax.config import Depths
@@ -40,3 +42,10 @@ def test_parts_of_depth_zero_are_left_out():
 def test_what_reaches_into_the_decoder_is_refused(route, tap):
   with pytest.raises(ValueError, match="must lie in"):
     make_plan(DEPTHS, route, tap)
+
+
+def test_a_kind_of_block_that_the_plan_forgets_is_an_error():
+  deeper = dataclasses.make_dataclass("Deeper", [("refine", int)], bases=(Depths,), frozen=True)
+  assert make_plan(deeper(2, 2, 1, 0)) == make_plan(Depths(2, 2, 1))
+  with pytest.raises(AssertionError, match="stands nowhere"):
+    make_plan(deeper(2, 2, 1, 3))

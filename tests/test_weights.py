@@ -14,7 +14,7 @@ from configs import base
 from motif_jax import config, mesh as meshes, sharding, weights
 from motif_jax.config import MeshConfig
 from motif_jax.model import transformer
-from motif_jax.weights import diffusers_config, export, folder, read, save
+from motif_jax.weights import diffusers_config, export, folder, names, read, save
 from tests.sensitive import sensitive
 
 CFG = dataclasses.replace(
@@ -239,3 +239,12 @@ def test_on_a_mesh_the_velocity_is_the_same(written):
   rng = np.random.default_rng(0)
   given = rng.standard_normal((2, 3, 4, 6, 7), np.float32), [0.25, 0.5], rng.standard_normal((2, 5, 12), np.float32)
   np.testing.assert_allclose(weights.load(written, mesh=mesh)(*given), weights.load(written)(*given), atol=1e-5)
+
+
+def test_a_parameter_without_a_name_is_not_left_out_of_a_folder(tmp_path, monkeypatch):
+  """As of a kind of block that `weights/names.py` does not know."""
+  whole = names.table(CFG, "diffusers")
+  monkeypatch.setattr(names, "table", lambda *_: whole._replace(rows=whole.rows[:-1]))
+  with pytest.raises(ValueError, match=f"1 parameters have no name in the other layout: {whole.rows[-1].ours}"):
+    export.export(tmp_path / "folder", params_of(CFG), CFG)
+  assert not (tmp_path / "folder").exists()

@@ -3,6 +3,7 @@
 Decided in Python from depths, route and tap, so it costs nothing at run time, can be printed, and is tested without a model.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 from motif_jax.config import Depths
@@ -46,4 +47,6 @@ def make_plan(depths: Depths, route: tuple[int, int] | None = None, tap: int | N
     segments.append(Segment(kind, start - first, stop - first, routed, tap == stop, stop == encoder))
   if depths.decoder:
     segments.append(Segment("decoder", 0, depths.decoder, final=True))
+  planned = sum(segment.stop - segment.start for segment in segments)
+  assert planned == sum(dataclasses.astuple(depths)), f"{depths}, but the plan has {planned} blocks: a kind stands nowhere in it."
   return tuple(segments)

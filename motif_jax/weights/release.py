@@ -19,8 +19,9 @@ def config_of(folder: str | os.PathLike, cfg: Config, *, rope_theta: float | Non
   """
   path = pathlib.Path(folder).absolute()
   if not (path / folders.INDEX).is_file():
+    ours = "  A training run is named by --checkpoint." if (path / "checkpoints").is_dir() else ""
     raise ValueError(f"{folder} is no pipeline's folder: expected {folders.INDEX} and, beside it, transformer/, vae/ and "
-                     "text_encoder/.  Weights of the transformer alone become a checkpoint by python -m launch.convert.")
+                     f"text_encoder/.  Weights of the transformer alone become a checkpoint by python -m launch.convert.{ours}")
   found = folders.find(path, rope_theta=rope_theta)
   roles = [role for role in ENCODERS if role != "image" or found.fields["image_dim"]]
   absent = sorted({ENCODERS[role][1] for role in roles if not (path / ENCODERS[role][1]).is_dir()})
