@@ -101,7 +101,7 @@ def our_shapes(table: Table) -> dict[str, tuple[int, ...]]:
   """Path -> shape of every parameter of the network; ValueError where the table has no row for one."""
   shapes = {path: leaf.shape for path, leaf in flatten_dict(table.abstract, sep="/").items()}
   if nameless := sorted(set(shapes) - {row.ours for row in table.rows}):
-    raise ValueError(f"{len(nameless)} parameters have no name in the other layout: {some(nameless)}; its table lacks their rows.")
+    raise ValueError(f"{len(nameless)} parameters have no name in the other layout: {some(nameless)}; its table lacks rows.")
   return shapes
 
 
