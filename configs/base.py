@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
       latent_channels=16,  # of the codec; the network reads 2 * 16 + 1 (noisy latent, first-frame latent, mask)
       width=1536,
       heads=12,
-      mlp_ratio=4,
+      mlp_ratio=4.0,
       depths=dict(dual=12, single=16, decoder=8),
       patch=(1, 2, 2),  # latent (frames, height, width) of one token
       text_dim=2560,

@@ -39,7 +39,7 @@ class ModelConfig:
   latent_channels: int
   width: int
   heads: int
-  mlp_ratio: int
+  mlp_ratio: float  # of the MLP's hidden layer to the width; together a whole number
   depths: Depths
   patch: tuple[int, int, int]  # (time, height, width)
   text_dim: int

@@ -28,13 +28,13 @@ CHOICES = {
 }
 # Numbers that must be at least 1, and that must be positive.
 COUNTS = (
-    "model.latent_channels", "model.width", "model.heads", "model.mlp_ratio", "model.unroll", "model.text_dim",
+    "model.latent_channels", "model.width", "model.heads", "model.unroll", "model.text_dim",
     "route.groups", "alignment.teacher_dim", "alignment.hidden", "data.batch_size", "data.text_tokens", "data.window",
     "train.steps",
     "train.accumulate", "train.log_every", "train.validate_every", "train.validation_batches", "train.sample_every",
     "train.save_every", "train.keep", "train.skips_in_row", "sample.steps", "sample.fps",
 )
-POSITIVE = ("model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift",
+POSITIVE = ("model.mlp_ratio", "model.rope_theta", "times.std", "times.shift", "optimizer.rate", "optimizer.clip", "sample.shift",
             "sample.image_shift")
 NOT_NEGATIVE = ("model.image_dim", "route.last_step", "alignment.weight", "alignment.last_step", "data.workers",
                 "adapter.rank", "adapter.alpha", "data.batch_tokens", "optimizer.warmup", "optimizer.weight_decay",
@@ -75,6 +75,11 @@ def _check_model(model) -> list[str]:
   elif sum(model.rope_axes) != model.head_dim or any(a % 2 for a in model.rope_axes):
     wrong.append(f"model.rope_axes {model.rope_axes} sum to {sum(model.rope_axes)}; expected three even numbers that sum to "
                  f"the head width, model.width / model.heads = {model.head_dim}.")
+  hidden = model.mlp_ratio * model.width
+  if not math.isclose(hidden, round(hidden)):
+    hidden = int(hidden)
+    wrong.append(f"model.mlp_ratio {model.mlp_ratio:g} times model.width {model.width} is not a whole number; the nearest ratios "
+                 f"that make one: {', '.join(repr(h / model.width) for h in (hidden, hidden + 1) if h)}.")
   if min(dataclasses.astuple(model.depths)) < 0 or model.depths.dual + model.depths.single == 0:
     wrong.append(f"model.{model.depths} must not be negative, and dual or single must be positive.")
   cross = model.cross_attention

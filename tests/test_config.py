@@ -20,6 +20,7 @@ from motif_jax.train.state import abstract_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 STAGES = sorted(path.stem for path in (ROOT / "configs" / "stages").glob("stage_*.py"))
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiments").glob("[!_]*.py"))
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config" in path.read_text())
 
 
@@ -56,7 +57,10 @@ def _abstract(model, alignment, optimizer_config):
   return abstract_state(cfg, optimizer.make_optimizer(optimizer_config, steps=1))
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *(f"stages.{name}" for name in STAGES)])
+NESTED = [*(f"stages.{name}" for name in STAGES), *(f"experiments.{name}" for name in EXPERIMENTS)]
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *NESTED])
 def test_every_config_checks_and_traces_at_full_size(name):
   cfg = _config(name)
   assert hash(cfg) == hash(_config(name))
@@ -121,6 +125,8 @@ def test_a_missing_key_is_named():
     ("model.depths", 3, "model.depths is 3, expected a section with the keys dual, single, decoder"),
     ("model.patch", (1, 2), "model.patch is \\(1, 2\\), expected 3 values of type int"),
     ("model.width", 1537, "not divisible by model.heads 12; the nearest widths that are: 1536, 1548"),
+    ("model.mlp_ratio", 0.0, "model.mlp_ratio is 0.0, expected a positive number"),
+    ("model.mlp_ratio", 4.0001, "times model.width 1536 is not a whole number; the nearest ratios that make one: 4.0, 4.000651"),
     ("model.rope_axes", (16, 56, 54), "sum to 126; expected three even numbers that sum to the head width"),
     ("model.rope_axes", (17, 55, 56), "three even numbers"),
     ("model.cross_attention.kind", "shard", "did you mean 'shared'"),

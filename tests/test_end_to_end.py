@@ -83,6 +83,18 @@ def test_the_judge_scores_held_out_prompts(folder):
   assert set(scores["held_out"]) >= {"colour", "background", "motion", "shape"} and scores["count"] == 6
 
 
+def test_an_arm_of_the_experiments_leaves_a_result(folder):
+  sets = [f"--set={flag.removeprefix('--config.')}" for flag in TINY[1:]]
+  given = ["experiments", f"--data={folder}/dataset", f"--output={folder}/experiments", "--arms=routed", "--seeds=1", *sets,
+           "--set=route.last_step=2", "--set=train.judge=2", "--set=data.text_tokens=9"]
+  assert "step 4/4" in launch(*given)
+  told = json.loads((folder / "experiments" / "results" / "routed-1.json").read_text())
+  assert told["batch"] == 4 and told["flops"]["4"] > 2 * told["flops"]["2"] > 0  # dense steps cost more than routed ones
+  assert set(told["curves"]["validation/loss"]) == {"2", "4"} and "4" in told["curves"]["judge/binding"]
+  assert "| routed | " in launch("results", f"--folder={folder}/experiments/results")
+  assert "step" not in launch(*given)  # it has ended
+
+
 @pytest.mark.parametrize("changes, said", [
     (["--config.modl.width=3"], "no such config key"),
     (["--config.model.width=wide"], "error:"),

@@ -169,7 +169,7 @@ class Mlp(nn.Module):
   cfg: ModelConfig
 
   def setup(self):
-    self.up = Linear(self.cfg.mlp_ratio * self.cfg.width, self.cfg.dtype)
+    self.up = Linear(round(self.cfg.mlp_ratio * self.cfg.width), self.cfg.dtype)
     self.down = Linear(self.cfg.width, self.cfg.dtype)
 
   def __call__(self, x: Array) -> Array:

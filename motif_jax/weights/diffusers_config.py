@@ -158,7 +158,7 @@ def _fields(values, layout) -> dict[str, Any]:
   decoder = values["num_decoder_layers"]
   return dict(
       latent_channels=(values["in_channels"] - 1) // 2, width=values["num_attention_heads"] * values["attention_head_dim"],
-      heads=values["num_attention_heads"], mlp_ratio=int(values["mlp_ratio"]),
+      heads=values["num_attention_heads"], mlp_ratio=float(values["mlp_ratio"]),
       depths=Depths(values["num_layers"], values["num_single_layers"] - decoder, decoder),
       patch=(values["patch_size_t"], values["patch_size"], values["patch_size"]), text_dim=values["text_embed_dim"],
       image_dim=values["image_embed_dim"] or 0, rope_axes=tuple(values["rope_axes_dim"]), rope_theta=float(values["rope_theta"]),
