@@ -15,9 +15,9 @@ def get_config():
   c.train.update(dict(steps=5000, log_every=100, validate_every=500, sample_every=1000, save_every=500))
   c.train.update(dict(judge=64, benchmark="scenes"))
   c.sample.prompts = (
-      "A red square to the left of a blue ring on a white background, red moves up and blue stays still.",
+      "A red square left of a blue ring on a white background, red moves up and blue stays still.",
       "A yellow cross above a magenta triangle on a black background, yellow moves left and magenta moves right.",
-      "A green ring is below a red triangle on a grey background, red stays still, green moves left.",
-      "A blue square to the right of a green cross on a teal background, blue moves down and green moves down.",
+      "A green ring below a red triangle on a grey background, red stays still, green moves left.",
+      "A blue square right of a green cross on a teal background, blue moves down and green moves down.",
   )
   return c

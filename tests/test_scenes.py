@@ -100,10 +100,9 @@ def test_three_words_bind_a_shape_a_motion_and_an_end_of_the_relation_to_their_c
         still = thing.motion == "still"
         assert (thing.colour, "stays" if still else "moves", thing.motion) in told
         assert ("a", thing.colour, thing.shape) in told
-      (to,) = {(before, colour) for before, article, colour in told
-               if before in ("of", "above", "below") and article == "a" and colour in shapes.COLOURS}
-      turned = to[0] == "below" or ("the", "right", "of") in told
-      assert to[1] == (scene.first if turned else scene.second).colour
+      ((subject, said),) = {(colour, after) for colour, shape, after in told
+                            if shape in shapes.SHAPES and after in ("left", "right", "above", "below")}
+      assert subject == (scene.second if said in ("right", "below") else scene.first).colour
 
 
 def test_a_first_sentence_names_the_scene_and_fits():

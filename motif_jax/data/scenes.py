@@ -5,8 +5,9 @@ ring has, which of the two is above, which of them moves.  So they have differen
 own.  A thing stays still or moves across the line between them, so that they never meet and the relation stays true.
 
 Captions can be told apart by words and their neighbours alone, all that the embedded text encoder (`encoders/word_hash.py`)
-gives: the colour stands beside the shape and beside the motion ("red moves up"), and a colour after "of a" or "above a" is what
-the relation leads to.  Long ones go on with sentences about what is *not* to be seen, in the same words, but never with "a ring".
+gives: the colour stands beside the shape and beside the motion ("red moves up"), and the shape between its colour and the
+relation, or a colour behind "above a".  With "a red square is to the left of", where no word has both for a neighbour, the demo's
+model never learned left from right (docs/results.md).  Long ones go on with sentences about what is *not* to be seen, in the same words, but never with "a ring".
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from motif_jax.data.shapes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
 
 # The direction (row, column) from the first thing to the second, and how captions say it, from the first and from the second.
 RELATIONS = {"left of": (0, 1), "above": (1, 0)}
-SAID = {"left of": ("to the left of", "to the right of"), "above": ("above", "below")}
+SAID = {"left of": ("left of", "right of"), "above": ("above", "below")}
 
 SIDE = 0.42  # of the bounding boxes, as a share of the shorter side of the frame
 GAP = 0.05  # least distance between the two boxes, as a share of the frame along the relation
@@ -31,7 +32,7 @@ MIDDLE = 0.5 - SIDE / 2 - shapes.TRAVEL[1] / 2  # how far from the frame's middl
 # The first sentence holds all, because the truncated caption of the recipe is the first sentence.
 LONG = (
     "A {a} {relation} a {b} on a {background} background, {a_colour} {a_moves} and {b_colour} {b_moves}.",
-    "On a {background} background, a {a} is {relation} a {b}, {b_colour} {b_moves}, {a_colour} {a_moves}.",
+    "On a {background} background, a {a} {relation} a {b}, {b_colour} {b_moves}, {a_colour} {a_moves}.",
     "This is a {a} {relation} a {b} in front of a {background} background, {a_colour} {a_moves} while {b_colour} {b_moves}.",
     "Over a {background} background {a_colour} {a_moves} and {b_colour} {b_moves}, a {a} {relation} a {b}.",
 )
