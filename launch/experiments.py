@@ -42,6 +42,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--clips", type=int, default=6000, help="rendered for training")
   add("--data", help="folder of a data set that is at hand, instead")
   add("--set", action="append", default=[], help="key=value of every arm's config, such as train.steps=8; repeatable")
+  add("--share", type=float, default=1.0, help="of each arm's steps; a later call with a larger one goes on from there")
   add("--time", action="store_true", help="measure steps, train nothing")
   add("--rounds", type=int, default=20, help="of --time")
   return parser.parse_args(argv)
@@ -53,16 +54,19 @@ def main(argv=None) -> None:
   output = pathlib.Path(args.output)
   try:
     arms, seeds = args.arms.split(","), [int(seed) for seed in args.seeds.split(",")]
+    if not 0 < args.share <= 1:
+      raise ValueError(f"--share={args.share:g}, expected a share in (0, 1] of each arm's steps.")
+    given = lambda arm, seed, data: config_of(arm, seed, data, changes=args.set, share=args.share)
     for arm in arms:  # says what is wrong before anything is made
-      config_of(arm, 0, "", args.set)
+      given(arm, 0, "")
     with lock.held(output):
       data = args.data or encoded(output, args.clips)
       if args.time:
-        timed(output, {arm: config_of(arm, seeds[0], data, args.set) for arm in arms}, args.rounds)
+        timed(output, {arm: given(arm, seeds[0], data) for arm in arms}, args.rounds)
         return
       for seed in seeds:
         for arm in arms:
-          if not done(output, arm, seed, config_of(arm, seed, data, args.set)):
+          if not done(output, arm, seed, given(arm, seed, data)):
             sys.exit(endings.INTERRUPTED)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
@@ -71,8 +75,8 @@ def main(argv=None) -> None:
     sys.exit(e.status)
 
 
-def config_of(arm: str, seed: int, data: str, changes: list[str]) -> Config:
-  """The config of an arm for a run."""
+def config_of(arm: str, seed: int, data: str, *, changes: list[str], share: float) -> Config:
+  """The config of an arm for a run.  Fewer steps change nothing in those that remain: no arm's rate knows how long it runs."""
   known = sorted(path.stem for path in (ROOT / "configs" / "experiments").glob("[!_]*.py"))
   if arm not in known:
     raise ValueError(f"--arms names {arm!r}; the arms are {', '.join(known)}.")
@@ -81,7 +85,7 @@ def config_of(arm: str, seed: int, data: str, changes: list[str]) -> Config:
     if not equals:
       raise ValueError(f"--set={key} is not key=value, such as train.steps=8.")
     config_dict.change(c, key, value)
-  c.seed, c.data.path = seed, str(data)
+  c.seed, c.data.path, c.train.steps = seed, str(data), round(share * c.train.steps)
   return config.from_config_dict(c)
 
 
@@ -118,7 +122,7 @@ def timed(output: pathlib.Path, configs: dict[str, Config], rounds: int) -> None
 def done(output: pathlib.Path, arm: str, seed: int, cfg: Config) -> bool:
   """Whether the run has come to its end, by now or before."""
   told, folder = output / "results" / f"{arm}-{seed}.json", output / f"{arm}-{seed}"
-  if told.exists():
+  if told.exists() and json.loads(told.read_text())["steps"] >= cfg.train.steps:
     return True
   fresh, began = not (folder / metrics.SCALARS).exists(), (time.process_time(), time.perf_counter())
   print(f"== {arm}, seed {seed}", flush=True)
