@@ -1,6 +1,7 @@
 """Every kind of block, and stacks of them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def case(kind):
   return params, tokens, (None, mask), jax.random.normal(keys[3], (B, CFG.width)), make_rope(GRID, CFG.rope_axes, CFG.rope_theta)
 
 
+@functools.partial(jax.jit, static_argnames=("kind", "cfg", "start", "stop"))
 def run(kind, params, *args, cfg=CFG, start=0, stop=2):
   return run_span(params, cfg, kind, start, stop, *args)[0]
 

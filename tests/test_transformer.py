@@ -32,10 +32,11 @@ def params():
   return sensitive(jax.eval_shape(lambda key: transformer.init(key, CFG), jax.random.key(0)), 0)
 
 
+network = jax.jit(transformer.apply, static_argnames=("cfg", "plan"))  # compiled once for the tests that ask the same of it
+
+
 def velocity(params, cfg=CFG, plan=None, route=None, **changes):
-  given = inputs() | changes
-  run = lambda p, latents, t, text, **x: transformer.apply(p, cfg, latents, t, text, **x, plan=plan, route=route)
-  return jax.jit(run)(params, **given)
+  return network(params, cfg, **inputs() | changes, plan=plan, route=route)
 
 
 def test_the_velocity_of_fresh_weights_is_zero():
