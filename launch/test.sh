@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, then runs all tests on CPU: on the default python3 with live parity against torch, then, where a Python 3.12 exists,
-# again there without torch.  Arguments go to pytest, for example: bash launch/test.sh tests/test_plan.py
+# again there without torch and without what tests/conftest.py names.  Arguments go to pytest, for example:
+# bash launch/test.sh tests/test_plan.py
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh
@@ -27,5 +28,5 @@ version=$("$RUN_PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 python312=$(find_python312 || true)
 if [ "$version" != 3.12 ] && [ -n "$python312" ]; then
   setup "$python312" .venv312 requirements-test.txt
-  run_tests "$@"
+  run_tests --second "$@"
 fi

@@ -22,7 +22,7 @@ def _one_step(accumulate, *sizes):
   return one_step.run(_mesh(*sizes), accumulate=accumulate)
 
 
-@pytest.mark.parametrize("accumulate, sizes", [(4, (1, 1, 1)), (2, (2, 2, 2)), (4, (1, 2, 4))])
+@pytest.mark.parametrize("accumulate, sizes", [(4, (1, 1, 1)), (2, (2, 2, 2)), (4, (1, 2, 4))], ids=str)
 def test_microbatches_change_neither_loss_nor_gradients_nor_state(accumulate, sizes):
   one_step.assert_same(_one_step(accumulate, *sizes), _one_step(1, 1, 1, 1))
 

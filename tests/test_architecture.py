@@ -1,4 +1,4 @@
-"""Who may import whom (docs/map.md).  Reads the sources with `ast`; imports nothing of ours.
+"""Who may import whom (docs/map.md).  Reads the sources with `ast`; imports nothing of ours but tests/conftest.
 
 Where one of these tests fails, the import stands on the wrong floor: move the function, not the line in the tables below.
 """
@@ -11,6 +11,8 @@ import pathlib
 import sys
 
 import pytest
+
+from tests import conftest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -265,3 +267,9 @@ def test_the_checks_catch_what_they_forbid(check, file, text, said):
   tree["motif_jax/model/blocks"] = "from motif_jax import mesh"
   assert check(_imports(tree)) == []
   assert any(said in fault for fault in check(_imports(tree | {file: text})))
+
+
+def test_what_the_second_interpreter_leaves_out_is_there():
+  for name in conftest.FIRST_ONLY:
+    file, _, test = name.partition("::")
+    assert f"def {test.partition('[')[0]}" in (ROOT / "tests" / file).read_text(), name

@@ -6,7 +6,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 
 import pytest
 
@@ -17,15 +16,16 @@ TINY = ["--config=configs/smoke.py"] + [f"--config.{change}" for change in (
     "model.width=16", "model.heads=2", "model.rope_axes=(2,2,4)", "model.mlp_ratio=1", "alignment.hidden=8", "data.batch_size=4",
     "data.validation=0.2", "train.steps=4", "train.validate_every=2", "train.validation_batches=1", "train.sample_every=4",
     "train.save_every=2", "train.log_every=1", "sample.steps=2")]
-# Programs that one command of this test process has compiled, the next ones find.
-PROGRAMS = tempfile.TemporaryDirectory(prefix="motif_jax_programs")
-CACHED = {"JAX_COMPILATION_CACHE_DIR": PROGRAMS.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
+
+
+def devices(count):
+  """The environment of a program that sees `count` devices; it compiles as quickly as the tests do."""
+  return os.environ | {"XLA_FLAGS": re.sub(r"(device_count)=\d+", rf"\1={count}", os.environ["XLA_FLAGS"])}
 
 
 def launch(command, *arguments, fails=False):
   """What `python -m launch.COMMAND` prints."""
-  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"} | CACHED
-  done = subprocess.run([sys.executable, "-m", f"launch.{command}", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+  done = subprocess.run([sys.executable, "-m", f"launch.{command}", *arguments], cwd=ROOT, env=devices(1), capture_output=True, text=True)
   assert (done.returncode != 0) == fails, done.stdout + done.stderr
   assert "Traceback" not in done.stderr, done.stderr
   return done.stdout + done.stderr
@@ -35,7 +35,7 @@ def launch(command, *arguments, fails=False):
 def folder(tmp_path_factory):
   """A folder with clips, a data set and a trained model."""
   folder = tmp_path_factory.mktemp("end_to_end")
-  launch("render", f"--output={folder}/clips", "--count=24")
+  render.main([f"--output={folder}/clips", "--count=24"])
   assert "24 clips encoded" in launch("encode", "--config=configs/smoke.py", f"--source={folder}/clips", f"--output={folder}/dataset")
   train = ["train", *TINY, f"--config.data.path={folder}/dataset", f"--workdir={folder}/work"]
   assert "step 2/2" in launch(*train, "--config.train.steps=2")
@@ -96,7 +96,7 @@ def test_an_arm_of_the_experiments_leaves_a_result(folder):
 
 
 @pytest.mark.parametrize("changes, said", [
-    (["--config.modl.width=3"], "no such config key"),
+    (["--config.model.widht=64"], 'Did you mean "width" instead of "widht"?'),
     (["--config.model.width=wide"], "error:"),
     (["--config.model.width=17", "--config.route.stop=4"],
      "(?s)model.width 17 is not divisible by model.heads 2.*decoder always sees every token"),
@@ -106,7 +106,7 @@ def test_an_arm_of_the_experiments_leaves_a_result(folder):
 ])
 def test_training_answers_bad_input_in_one_error(folder, changes, said):
   out = launch("train", *TINY, f"--config.data.path={folder}/dataset", f"--workdir={folder}/work", *changes, fails=True)
-  assert re.search(said, out), out
+  assert re.search(said, out) and len(out.splitlines()) < 8, out
 
 
 @pytest.mark.parametrize("command, said", [

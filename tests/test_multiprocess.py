@@ -15,11 +15,12 @@ import time
 import jax
 import pytest
 
+from launch import render
 from motif_jax import distributed, endings, mesh as meshes
 from motif_jax.config import MeshConfig
 from motif_jax.train import metrics
-from tests import one_step
-from tests.test_end_to_end import CACHED, TINY, launch
+from tests import one_step, test_end_to_end
+from tests.test_end_to_end import TINY, launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATIENCE = 240  # seconds until a hanging process is killed; no claim about speed
@@ -38,9 +39,7 @@ class Processes(contextlib.ExitStack):
     """`arguments`: (port, process id) -> the command line after `python -m`."""
     super().__init__()
     self.outputs = [folder / f"process{i}.txt" for i in range(count)]
-    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
-    environment = os.environ | CACHED | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
-                                         "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
+    environment = test_end_to_end.devices(devices) | {"PYTHONUNBUFFERED": "1"}
     port, self.started = _free_port(), []
     self.callback(self._end)
     for i, output in enumerate(self.outputs):
@@ -79,12 +78,9 @@ def _alone():
   return one_step.run(meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1]))
 
 
-SECOND = sys.version_info >= (3, 12)  # CI's second interpreter: two processes there, for four take their time to start
-
-
 @pytest.mark.parametrize("processes, devices, sizes, accumulate", [
     (2, 2, (2, 1, 2), 2),  # a sequence inside each process
-    *([] if SECOND else [(4, 1, (1, 2, 2), 1)]),  # fsdp and sequence reach across processes; two of them read the same rows
+    (4, 1, (1, 2, 2), 1),  # fsdp and sequence reach across processes; two of them read the same rows
 ])
 def test_several_processes_take_the_step_of_one(tmp_path, processes, devices, sizes, accumulate):
   command = lambda port, i: ["tests.one_step", *map(str, (port, processes, i, tmp_path / "result", *sizes, accumulate))]
@@ -107,7 +103,7 @@ def test_processes_agree_on_the_checkpoint_that_they_go_on_from(tmp_path):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
   folder = tmp_path_factory.mktemp("multiprocess")
-  launch("render", f"--output={folder}/clips", "--count=24")
+  render.main([f"--output={folder}/clips", "--count=24"])
   launch("encode", "--config=configs/smoke.py", f"--source={folder}/clips", f"--output={folder}/dataset")
   return folder / "dataset"
 
@@ -141,8 +137,7 @@ def test_a_stopped_process_is_noticed_and_all_go_on_from_the_checkpoint_to_the_s
              "model.depths.decoder=0"]
   flags = [*TINY, f"--config.data.path={dataset}", *(f"--config.{change}" for change in changes)]
   command = [sys.executable, "-m", "launch.supervise", f"--workdir={work}", "--processes=2", "--", *flags]
-  environment = os.environ | CACHED | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-  with output.open("w") as file, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT) as run:
+  with output.open("w") as file, subprocess.Popen(command, cwd=ROOT, env=test_end_to_end.devices(1), stdout=file, stderr=subprocess.STDOUT) as run:
     deadline = time.monotonic() + PATIENCE
     while "\nstep 55/" not in output.read_text():
       assert run.poll() is None and time.monotonic() < deadline, output.read_text()[-3000:]

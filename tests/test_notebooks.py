@@ -44,7 +44,6 @@ def ran(tmp_path_factory):
   return made
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="CI's time: they call what other tests call on both interpreters")
 @pytest.mark.parametrize("name", PROMISED)
 def test_a_notebook_shows_what_it_promises(ran, name):
   shown, printed = PROMISED[name]

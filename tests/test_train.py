@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +68,7 @@ def _one_sgd_step(*sizes):
   return jax.device_get(state), jax.device_get(measured), all(jax.tree.leaves(pinned))
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1)])  # meshes of several axes: test_accumulation and test_parallel
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1)], ids=str)  # meshes of several axes: test_accumulation and test_parallel
 def test_loss_gradients_and_state_agree_with_one_device(sizes):
   state, measured, pinned = _one_sgd_step(*sizes)
   expected, expected_measured, _ = _one_sgd_step(1, 1, 1)
@@ -359,16 +358,3 @@ def test_previews_are_one_clip_per_prompt_on_any_mesh_and_the_judge_scores_its_o
   # The judge gets clips of as many prompts, made by the same programs.
   first, again = (previews.Judge(cfg, _mesh(1, 1, 1))(params) for _ in range(2))
   assert first == again and {*shapes.SCORED, "all"} <= first.keys() and all(0 <= first[name] <= 1 for name in shapes.SCORED)
-
-
-@pytest.mark.parametrize("flag, said", [
-    ("--config.model.widht=64", 'Did you mean "width" instead of "widht"?'),
-    ("--config.model.width=wide", "--config.model.width=wide"),
-    ("--config.model.heads=7", "model.width 1536 is not divisible by model.heads 7"),
-    ("--config.data.path=no/such/folder", "no/such/folder"),
-])
-def test_a_wrong_flag_is_one_clear_error(tmp_path, flag, said):
-  command = [sys.executable, "-m", "launch.train", "--config=configs/base.py", f"--workdir={tmp_path}", flag]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert done.returncode != 0 and said in done.stderr
-  assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) < 8, done.stderr
