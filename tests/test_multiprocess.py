@@ -23,7 +23,7 @@ from tests import one_step, test_end_to_end
 from tests.test_end_to_end import TINY, launch
 
 ROOT = pathlib.Path(__file__).parent.parent
-PATIENCE = 240  # seconds until a hanging process is killed; no claim about speed
+PATIENCE = 600  # seconds until a hanging process is killed; no claim about speed
 
 
 def _free_port() -> int:
@@ -137,7 +137,8 @@ def test_a_stopped_process_is_noticed_and_all_go_on_from_the_checkpoint_to_the_s
              "model.depths.decoder=0"]
   flags = [*TINY, f"--config.data.path={dataset}", *(f"--config.{change}" for change in changes)]
   command = [sys.executable, "-m", "launch.supervise", f"--workdir={work}", "--processes=2", "--", *flags]
-  with output.open("w") as file, subprocess.Popen(command, cwd=ROOT, env=test_end_to_end.devices(1), stdout=file, stderr=subprocess.STDOUT) as run:
+  environment = test_end_to_end.devices(1)
+  with output.open("w") as file, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT) as run:
     deadline = time.monotonic() + PATIENCE
     while "\nstep 55/" not in output.read_text():
       assert run.poll() is None and time.monotonic() < deadline, output.read_text()[-3000:]

@@ -35,11 +35,11 @@ def _entry(start=0, stop=8, shape=(2,), dtype="F32"):
 HOSTILE = {
     "a header longer than the file": (dict(said={}, length=2**63), "no safetensors file"),
     "a giant header": (dict(said=b" " * (header.LARGEST + 1)), "a header of 10,000,001 bytes, expected at most 10,000,000"),
-    "offsets behind the file": (dict(said={"a": _entry(0, 80, (20,))}, data=bytes(8)), "truncated: .* 1 tensors are cut: a"),
+    "offsets behind the file": (dict(said={"a": _entry(0, 80, (20,))}, data=bytes(79)), "truncated: .* 1 tensors are cut: a"),
     "an offset of 2 ** 80": (dict(said={"a": _entry(0, 2**80)}, data=bytes(8)), "'a' has no dtype, shape and byte range"),
     "offsets before the data": (dict(said={"a": _entry(-8, 0)}, data=bytes(8)), "'a' has no dtype, shape and byte range"),
     "offsets in reverse": (dict(said={"a": _entry(8, 0)}, data=bytes(8)), "'a' has no dtype, shape and byte range"),
-    "a tensor over another": (dict(said={"a": _entry(0, 8), "b": _entry(4, 12)}, data=bytes(12)), "over one another: a and b"),
+    "a tensor over another": (dict(said={"a": _entry(0, 8), "b": _entry(7, 15)}, data=bytes(15)), "over one another: a and b"),
     "negative sizes": (dict(said={"a": _entry(0, 8, (-1, -2))}, data=bytes(8)), "'a' has no dtype, shape and byte range"),
     "sizes that are no numbers": (dict(said={"a": _entry(0, 8, (True, 2))}, data=bytes(8)), "'a' has no dtype, shape and byte"),
     "huge sizes": (dict(said={"a": _entry(0, 8, (2**40, 2**40))}, data=bytes(8)), "other byte ranges than their shapes: a"),
@@ -97,6 +97,19 @@ def test_hostile_json_is_one_sentence(tmp_path, content, said):
   assert "\n" not in str(error.value) and len(str(error.value)) < 300
   _, faults = folder.examine(tmp_path)
   assert any(said.removeprefix("config.json ") in fault for fault in faults)
+
+
+def test_json_without_an_end_is_not_read_to_it(tmp_path):
+  path = tmp_path / "config.json"
+  with open(path, "wb") as file:
+    file.truncate(10 * outside.LARGEST)
+  tracemalloc.start()
+  try:
+    with pytest.raises(ValueError, match="more than 20,000,000 bytes"):
+      outside.read_json(path)
+    assert tracemalloc.get_traced_memory()[1] < MEMORY
+  finally:
+    tracemalloc.stop()
 
 
 def test_the_metadata_of_a_hostile_file_are_refused(tmp_path):
