@@ -43,6 +43,14 @@ class Buffer(NamedTuple):
   source: str  # where in our code it comes from: the path of named scopes
 
 
+class Overlap(NamedTuple):
+  """An asynchronous collective, in a module whose text has the order in which a device begins its instructions."""
+
+  collective: Collective
+  flops: int  # of the matrix products that begin after it has and before it has ended, each time
+  source: str  # where in our code it comes from
+
+
 class Memory(NamedTuple):
   """Bytes on one device.  Donated arguments are outputs too and count once."""
 
@@ -76,18 +84,44 @@ def collectives(text: str) -> list[Collective]:
   ValueError if one stands in a loop whose trip count the compiler does not know.
   """
   module, counts = parse(text), trip_counts(text)
-  devices = math.prod(int(n) for n in re.findall(r"(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0]))
-  found = collections.Counter()
+  devices, found = _devices(text), collections.Counter()
   for computation, instructions in module.items():
     types = {i.name: i.type for i in instructions}
     for i in instructions:
       kind = i.op.removesuffix("-start")
       if kind in COLLECTIVES:
-        group = 2 if kind == "collective-permute" else _group_size(i.attributes, devices)
-        size = sum(bytes_of(types[operand]) for operand in i.operands) * (group if kind == "all-gather" else 1)
-        found[kind, size, group] += _known(counts[computation], i)
+        found[kind, *_size_and_group(i, types, devices)] += _known(counts[computation], i)
   merged = [Collective(kind, size, count, group) for (kind, size, group), count in found.items() if count]
   return sorted(merged, key=lambda c: -c.sent)
+
+
+def overlaps(text: str) -> list[Overlap]:
+  """The asynchronous collectives of a scheduled module, as XLA for GPUs makes it, what sends most first.
+
+  What starts and ends with nothing in between hides behind nothing; nor does a collective that is not in this list.
+  """
+  module, counts = parse(text), trip_counts(text)
+  devices, found = _devices(text), []
+
+  @functools.cache
+  def work(computation):
+    types = {i.name: i.type for i in module[computation]}
+    return sum(of_instruction(i, types) for i in module[computation])
+
+  def of_instruction(i, types):
+    return product_flops(i, types) or (_trips(i) if i.op == "while" else 1) * sum(map(work, called(i)))
+
+  for computation, instructions in module.items():
+    types, places = {i.name: i.type for i in instructions}, {i.name: place for place, i in enumerate(instructions)}
+    for end in instructions:
+      kind = end.op.removesuffix("-done")
+      if kind in COLLECTIVES and kind != end.op:
+        begin = instructions[places[end.operands[0]]]
+        between = instructions[places[begin.name] + 1:places[end.name]]
+        size, group = _size_and_group(begin, types, devices)
+        collective = Collective(kind, size, _known(counts[computation], begin), group)
+        found.append(Overlap(collective, sum(of_instruction(i, types) for i in between), source_of(begin.attributes)))
+  return sorted(found, key=lambda o: -o.collective.sent)
 
 
 def matmul_flops(text: str) -> int:
@@ -211,6 +245,17 @@ def _closing(text):
 def _trips(i):
   known = re.search(r'"known_trip_count":\{"n":"(\d+)"', i.attributes)
   return int(known.group(1)) if known else math.nan
+
+
+def _devices(text):
+  return math.prod(int(n) for n in re.findall(r"(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0]))
+
+
+def _size_and_group(i, types, devices):
+  """(bytes, group), as a `Collective` has them, of a collective or its start."""
+  kind = i.op.removesuffix("-start")
+  group = 2 if kind == "collective-permute" else _group_size(i.attributes, devices)
+  return sum(bytes_of(types[operand]) for operand in i.operands) * (group if kind == "all-gather" else 1), group
 
 
 def _known(count, i):

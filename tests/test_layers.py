@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motif_jax.model.layers import linear
+from motif_jax.model.layers import Modulation, linear
 
 B, L = 3, 700
 
@@ -43,3 +43,25 @@ def test_a_linear_layer_is_its_formula_and_weights_get_float32_sums(inputs, outp
 def test_a_layer_without_bias_adds_none():
   x, kernel, _, _ = case((6,), (10,))
   np.testing.assert_allclose(linear(x, kernel, None), x @ kernel, rtol=1e-5, atol=1e-5)
+
+
+def test_a_wide_result_is_not_rounded_and_neither_are_the_gradients_of_its_weights():
+  x, kernel, bias, cotangent = case((6,), (10,))
+  cotangent = cotangent + np.float32(1e-4)  # what bfloat16 does not hold
+  out, back = jax.vjp(lambda *args: linear(*args, 1, True), jnp.asarray(x, jnp.bfloat16), kernel, bias)
+  assert out.dtype == jnp.float32
+  np.testing.assert_allclose(out, x @ kernel + bias, rtol=1e-5, atol=1e-5)
+  to_x, to_kernel, to_bias = back(cotangent)
+  assert (to_x.dtype, to_kernel.dtype, to_bias.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
+  np.testing.assert_allclose(to_kernel, np.einsum("bli,blo->io", x, cotangent), rtol=1e-5, atol=1e-3)
+
+
+def test_the_gradient_of_a_modulation_is_made_as_its_kernel_lies():
+  """A product, then a transposed copy, would be summed whole on every device: XLA for GPUs cuts only the sum of a product."""
+  layer, cond = Modulation(6, "bfloat16"), jnp.ones((3, 8), jnp.bfloat16)
+  params = layer.init(jax.random.key(0), cond)
+  loss = lambda params: sum(jnp.sum(jnp.sin(part)) for part in layer.apply(params, cond))
+  made = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+  (kernel,) = [x for x in made.outvars if x.aval.ndim == 2]
+  (last,) = [equation for equation in made.eqns if kernel in equation.outvars]
+  assert last.primitive.name == "dot_general" and kernel.aval.dtype == jnp.float32

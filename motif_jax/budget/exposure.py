@@ -1,13 +1,14 @@
 """What of a step's communication nothing hides, in closed form: each message with its bytes, its time at line rate, what is left.
 
 Depth is a scan, so what can run beside a message is in its own block, and what can hide it follows from what waits for what
-(`tests/test_parallel.py` reads that off the compiled module; that a GPU's scheduler makes use of it is for a trace to show):
+(`tests/test_parallel.py` reads that off the compiled module) and from what XLA's scheduler for GPUs makes of it (docs/speed.md):
 
   weights of modulation, queries, keys and values   nothing: the block begins with them
   all other weights of the block                    its attention, in which they are not needed
   tokens for heads, and heads for tokens            the MLP of the single-stream blocks, which stands beside attention; in dual
                                                     blocks nothing
-  gradients                                         attention's backward pass, but for those of the layers in front of it
+  keys and values                                   nothing on the way forward: attention begins with them
+  gradients                                         nothing: XLA sends those of a block in one message, when the last is made
   what lies outside the blocks                      nothing
 
 A copy engine or a kernel of NCCL that slows what it runs beside is not in it, nor is latency: line rates are a lower bound.
@@ -75,13 +76,12 @@ def _of_block(cfg, kind, tokens, split, rows, device, rate, final) -> list[Row]:
   found = []
   for backward, repeats in ((False, 1), (True, again)):
     found += _hidden([row("weights in front of attention", gathered(at_first), split.state)] * repeats, 0.0)
-    late = [row("weights behind attention", gathered(later), split.state)] * repeats
-    late += _gradients("gradients behind attention", later, depth, split, device) * backward
-    found += _hidden(late, attention[backward])
+    found += _hidden([row("weights behind attention", gathered(later), split.state)] * repeats, attention[backward])
     along = [row(m.what, Collective(m.kind, m.bytes, m.backward if backward else m.forward, m.group), split.sequence)
              for m in messages(cfg, kind, tokens, split, rows, final=final)]
-    found += _hidden(along, beside[backward])
-  return found + _gradients("gradients in front of attention", at_first, depth, split, device)
+    at_once = lambda row: row.what == "keys and values" and row.kind == "all-gather"
+    found += [r for r in along if at_once(r)] + _hidden([r for r in along if not at_once(r)], beside[backward])
+  return found + _gradients("gradients", tuple(map(sum, zip(at_first, later))), depth, split, device)
 
 
 def _outside(cfg, split, device) -> list[Row]:
@@ -94,7 +94,7 @@ def _outside(cfg, split, device) -> list[Row]:
 
 
 def _gradients(what, size, depth, split, device) -> list[Row]:
-  """Summed and cut where the weights are, then summed over data; exposed until something hides them."""
+  """Summed and cut where the weights are, then summed over data."""
   over_data = size[0] // depth * GRADIENT // split.state
   cut, whole = (count // depth for count in size)
   return [_row(what, Collective("reduce-scatter", cut * GRADIENT, 1, split.state), split.state, device),

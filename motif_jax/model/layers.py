@@ -47,16 +47,19 @@ def adapted(layer: nn.Module, x: Array, out: Array, axes: int = 1) -> Array:
   return out + linear(linear(x, adapter["down"], None, axes), adapter["up"], None)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def linear(x: Array, kernel: Array, bias: Array | None, axes: int = 1) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def linear(x: Array, kernel: Array, bias: Array | None, axes: int = 1, wide: bool = False) -> Array:
   """x (..., *in) times a float32 kernel (*in, *out), plus a float32 bias (*out): (..., *out) in the dtype of x.
 
-  `axes` is the length of `in`.  The kernel is cast and only then, on a mesh, gathered from all devices: half the bytes, and here,
-  where it is used, so that under rematerialisation no device holds more than one block's.  Gradients of kernel and bias are
-  float32 sums, over tokens and over devices; autodiff would round each device's sum to bfloat16, and sum biases in it.
+  `axes` is the length of `in`; the result is float32 if `wide`.  The kernel is cast and only then, on a mesh, gathered from all
+  devices: half the bytes, and here, where it is used, so that under rematerialisation no device holds more than one block's.
+  Gradients of kernel and bias are float32 sums, over tokens and over devices; autodiff would round each device's sum to bfloat16,
+  and sum biases in it.
   """
   # Features stay whole: the partitioner would cut those of text tokens over "sequence", and gather them again for attention.
-  out = whole_features(jnp.tensordot(whole_features(x, axes), _whole(kernel, x.dtype), axes), kernel.ndim - axes)
+  dtype = jnp.float32 if wide else None
+  out = jnp.tensordot(whole_features(x, axes), _whole(kernel, x.dtype), axes, preferred_element_type=dtype)
+  out = whole_features(out, kernel.ndim - axes)
   return out if bias is None else out + bias.astype(x.dtype)
 
 
@@ -64,17 +67,17 @@ def _whole(kernel, dtype):
   return constrain(kernel.astype(dtype), *(None,) * kernel.ndim)
 
 
-def _linear_forward(x, kernel, bias, axes):
-  return linear(x, kernel, bias, axes), (x, kernel, bias)
+def _linear_forward(x, kernel, bias, axes, wide):
+  return linear(x, kernel, bias, axes, wide), (x, kernel, bias)
 
 
-def _linear_backward(axes, saved, gradient):
+def _linear_backward(axes, wide, saved, gradient):
   x, kernel, bias = saved
   tokens = list(range(x.ndim - axes))
   outputs = kernel.ndim - axes
   x, gradient = whole_features(x, axes), whole_features(gradient, outputs)
   to_x = jnp.tensordot(gradient, jnp.moveaxis(_whole(kernel, x.dtype), range(axes), range(outputs, kernel.ndim)), outputs)
-  to_x = whole_features(to_x, axes)
+  to_x = whole_features(to_x.astype(x.dtype), axes)
   to_kernel = jnp.tensordot(x, gradient, (tokens, tokens), preferred_element_type=jnp.float32)
   to_bias = None if bias is None else jnp.sum(gradient, axis=tokens, dtype=jnp.float32)
   return to_x, to_kernel, to_bias
@@ -130,8 +133,7 @@ class Modulation(nn.Module):
     kernel = self.param("kernel", ZEROS, (width, self.count * width))
     bias = self.param("bias", ZEROS, (self.count * width,))
     active = nn.silu(cond).astype(self.dtype)
-    out = jnp.dot(active, _whole(kernel, active.dtype), preferred_element_type=jnp.float32) + bias.astype(active.dtype)
-    out = adapted(self, active, out)
+    out = adapted(self, active, linear(active, kernel, bias, 1, True))
     # Pinned: left to itself the partitioner spreads features over the mesh, and every split of them becomes a dozen permutes.
     parts = jnp.split(constrain(out, "batch", None)[:, None, :], self.count, axis=-1)
     return [constrain(part, "batch", None, None) for part in parts]
