@@ -62,7 +62,9 @@ def main(argv: list[str]) -> None:
     meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
-  lowered, began = compiling.lowered(cfg, mesh, grid, plan), time.process_time()
+  with absent.believed():
+    lowered = compiling.lowered(cfg, mesh, grid, plan)
+  began = time.process_time()
   executable = lowered.compile()
   text = executable.as_text()
   if TEXT.value:

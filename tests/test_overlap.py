@@ -2,6 +2,8 @@
 
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from launch import overlap
@@ -9,6 +11,7 @@ from motif_jax import compiled
 from motif_jax.bench import absent
 from motif_jax.budget.devices import DEVICES
 from motif_jax.compiled import Collective, Overlap
+from motif_jax.model import attention
 
 # As XLA for GPUs writes it, by hand: a loop of 3 in which one gather runs beside a product in a fusion and beside a loop of 5
 # products, and a reduction beside nothing.
@@ -84,3 +87,12 @@ def test_what_cannot_be_compiled_for_is_told(monkeypatch, kind, count, said):
   monkeypatch.setitem(sys.modules, "nvidia.cuda_nvcc", None)  # not installed
   with pytest.raises(ValueError, match=said):
     absent.devices(kind, count)
+
+
+def test_fused_attention_is_traced_for_a_gpu_that_is_not_here():
+  heads = jax.ShapeDtypeStruct((1, 64, 2, 128), jnp.bfloat16)
+  trace = lambda: jax.eval_shape(lambda q, k, v: attention.cudnn(q, k, v, None), heads, heads, heads)
+  with absent.believed():
+    assert trace().shape == heads.shape
+  with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+    trace()
