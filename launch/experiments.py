@@ -76,7 +76,8 @@ def main(argv=None) -> None:
 
 
 def config_of(arm: str, seed: int, data: str, *, changes: list[str], share: float) -> Config:
-  """The config of an arm for a run.  Fewer steps change nothing in those that remain: no arm's rate knows how long it runs."""
+  """The config of an arm for a run.  Fewer steps change nothing in those that remain, since no arm's rate knows how long it runs;
+  but that routing ends that much earlier."""
   known = sorted(path.stem for path in (ROOT / "configs" / "experiments").glob("[!_]*.py"))
   if arm not in known:
     raise ValueError(f"--arms names {arm!r}; the arms are {', '.join(known)}.")
@@ -85,7 +86,8 @@ def config_of(arm: str, seed: int, data: str, *, changes: list[str], share: floa
     if not equals:
       raise ValueError(f"--set={key} is not key=value, such as train.steps=8.")
     config_dict.change(c, key, value)
-  c.seed, c.data.path, c.train.steps = seed, str(data), round(share * c.train.steps)
+  c.seed, c.data.path = seed, str(data)
+  c.train.steps, c.route.last_step = round(share * c.train.steps), round(share * c.route.last_step)
   return config.from_config_dict(c)
 
 
