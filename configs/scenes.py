@@ -1,7 +1,7 @@
 """The demo's model on the harder embedded set, two things in a relation, from the weights that the demo ends with.
 
 One shape taught it where its tokens are and what colours, shapes and motions look like; two teach which words belong together.
-`data.mixture` keeps the first set beside the second.  docs/results.md has the commands and what came of it.
+`data.mixture` keeps the first set beside the second.  docs/scenes.md has the commands and what came of it.
 """
 
 from configs import smoke
@@ -12,7 +12,7 @@ def get_config():
   c.data.text_tokens = 64  # long captions have 49 to 61
   c.route.keep = 1.0  # the demo's weights have had their routed phase
   c.optimizer.warmup = 100
-  c.train.update(dict(steps=5000, log_every=100, validate_every=500, sample_every=1000, save_every=500))
+  c.train.update(dict(steps=4300, log_every=100, validate_every=500, sample_every=1000, save_every=500))
   c.train.update(dict(judge=64, benchmark="scenes"))
   c.sample.prompts = (
       "A red square left of a blue ring on a white background, red moves up and blue stays still.",

@@ -7,7 +7,7 @@ own.  A thing stays still or moves across the line between them, so that they ne
 Captions can be told apart by words and their neighbours alone, all that the embedded text encoder (`encoders/word_hash.py`)
 gives: the colour stands beside the shape and beside the motion ("red moves up"), and the shape between its colour and the
 relation, or a colour behind "above a".  With "a red square is to the left of", where no word has both for a neighbour, the demo's
-model did not learn left from right (docs/results.md).  Long ones go on with sentences about what is *not* to be seen, in the
+model did not learn left from right (docs/scenes.md).  Long ones go on with sentences about what is *not* to be seen, in the
 same words, but never with "a ring".
 """
 
