@@ -39,7 +39,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--output", required=True, help="folder of the data set, the work directories and the results")
   add("--arms", default=",".join(studies.ARMS), help="files of configs/experiments/, with commas")
   add("--seeds", default="0,1,2")
-  add("--clips", type=int, default=6000, help="rendered for training")
+  add("--clips", type=int, default=8000, help="rendered for training")
   add("--data", help="folder of a data set that is at hand, instead")
   add("--set", action="append", default=[], help="key=value of every arm's config, such as train.steps=8; repeatable")
   add("--share", type=float, default=1.0, help="of each arm's steps; a later call with a larger one goes on from there")

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import pathlib
 
 import pytest
 
@@ -12,6 +13,8 @@ from motif_jax.bench import steps
 from motif_jax.budget import memory, workload
 from motif_jax.evaluate import studies
 from motif_jax.train.step import plan_at
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 
 def _cost(arm):
@@ -100,3 +103,8 @@ def test_tables_stand_between_the_marks_and_curves_in_the_picture(folder, tmp_pa
   assert (tmp_path / "x.png").stat().st_size > 5000
   with pytest.raises(SystemExit, match="error: there is no result in"):
     command.main([f"--folder={tmp_path / 'nowhere'}"])
+
+
+def test_the_page_says_what_the_committed_results_say():
+  made = studies.tables(studies.read(DOCS / "results"))
+  assert made in (DOCS / "results.md").read_text(), "python -m launch.results --into=docs/results.md --picture=docs/results.png"

@@ -24,11 +24,12 @@ STUDIES = {
 TIMES = "times.json"  # beside the results
 RECORDED = ("validation/", "judge/", "train/loss")  # beginnings of the names of figures that a result keeps
 # Name of a figure -> what tables call it, and the factor that they show it with: shares in percent, to one digit.
-SHOWN = {"validation/loss": ("loss", 1), "validation/loss_t80_100": ("loss, t > 0.8", 1),
-         "validation/caption_gain": ("caption gain, %", 100)}
+SHOWN = {"validation/loss": ("loss", 1), "validation/loss_t40_60": ("loss, 0.4 < t < 0.6", 1),
+         "validation/loss_t80_100": ("loss, t > 0.8", 1), "validation/caption_gain": ("caption gain, %", 100)}
 SHOWN |= {f"judge/{name}": (f"{name}, %", 100)
           for name in ("colour", "relation", "placed", "binding", "shape", "motion", "background", "all")}
-DRAWN = ("validation/loss", "validation/caption_gain", "judge/placed", "judge/binding", "judge/motion", "judge/background")
+DRAWN = ("validation/loss_t80_100", "validation/loss_t40_60", "validation/caption_gain", "judge/colour", "judge/placed",
+         "judge/binding")
 MARK = " \\*"  # of differences whose 95 % interval excludes zero
 T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t by number of seeds: half of a 95 % interval, in standard errors
 
