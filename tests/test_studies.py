@@ -93,6 +93,13 @@ def test_a_step_costs_the_mean_over_its_plans():
   assert studies.step_seconds(parts) == 2.5
 
 
+def test_a_figure_that_a_run_lacks_is_left_out(folder):
+  runs = studies.read(folder)
+  del runs["joint"][1]["curves"]["validation/loss_t40_60"]
+  assert "0.4 < t" not in studies.tables(runs) and "t > 0.8" in studies.tables(runs)
+  assert len(studies.panels(runs)) == len(studies.DRAWN) - 1
+
+
 def test_tables_stand_between_the_marks_and_curves_in_the_picture(folder, tmp_path):
   page = tmp_path / "page.md"
   page.write_text(f"before\n{command.BEGIN}\nold\n{command.END}\nafter\n")

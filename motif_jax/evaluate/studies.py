@@ -112,9 +112,15 @@ def _arms(runs):
   return _table(["arm", "parameters", "steps", "samples", "executed TFLOPs", "CPU s a step", "CPU s of all steps", "seeds"], rows)
 
 
+def _shown(runs):
+  """What of `SHOWN` every run has: few held-out clips have none at some times."""
+  every = [run["curves"] for seeds in runs.values() for run in seeds.values()]
+  return {name: how for name, how in SHOWN.items() if all(name in curves for curves in every)}
+
+
 def _ends(runs):
   rows = []
-  for name, (label, factor) in SHOWN.items():
+  for name, (label, factor) in _shown(runs).items():
     final = {arm: [at(run, name, "flops", math.inf) * factor for run in seeds.values()] for arm, seeds in runs.items()}
     row = [_told(mean_and_error(values), factor) for values in final.values()]
     known = name.removeprefix("judge/")
@@ -128,7 +134,7 @@ def _study(runs, what, first, second):
   if all("step_seconds" in run for arm in (first, second) for run in runs[arm].values()):
     ways["seconds"] = "at equal CPU time"
   rows = []
-  for name, (label, factor) in SHOWN.items():
+  for name, (label, factor) in _shown(runs).items():
     differences = {by: [factor * d for d in paired(runs, first, second, name, by)] for by in ways}
     rows.append([label, *(_difference(values, factor) for values in differences.values())])
   return f"{what}: {first} less {second}, by seed:\n\n" + _table(["", *ways.values()], rows)
@@ -154,7 +160,7 @@ def _table(heads, rows):
 def panels(runs: Mapping, by: str = "flops") -> list[Panel]:
   """The figures of `DRAWN` over what was executed, mean and standard error over seeds, a curve for each arm."""
   drawn = []
-  for name in DRAWN:
+  for name in (name for name in DRAWN if name in _shown(runs)):
     label, factor = SHOWN[name]
     curves = {}
     for arm, seeds in runs.items():
