@@ -7,7 +7,6 @@ Needs no GPU but XLA's compiler for them (motif_jax/bench/absent.py says how to 
 module.  Attention is "chunked" unless a flag says otherwise; cuDNN's kernel is a single call, and its products count all keys.
 """
 
-import collections
 import dataclasses
 import os
 import pathlib
@@ -21,7 +20,7 @@ from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import compiled, config, mesh as meshes
-from motif_jax.bench import absent, compiling, sizes
+from motif_jax.bench import absent, compiling, overlap, sizes
 from motif_jax.budget import devices, workload
 from motif_jax.data import buckets
 from motif_jax.train import step
@@ -32,23 +31,6 @@ KIND = flags.DEFINE_string("device_kind", "h200", f"One of {', '.join(absent.KIN
 BUCKET = flags.DEFINE_string("bucket", "33x144x256", "FRAMESxHEIGHTxWIDTH.")
 UTILISATION = flags.DEFINE_float("utilisation", 0.4, "Assumed share of the device's peak at which products run beside it.")
 TEXT = flags.DEFINE_string("text", None, "Where to keep the compiled module.")
-
-
-def lines(text: str, device: devices.Device, *, utilisation: float) -> list[str]:
-  """A table of the collectives of a scheduled module; times are at the line rate of a node, whoever takes part."""
-  groups = collections.defaultdict(list)
-  for overlap in compiled.overlaps(text):
-    groups[overlap.collective.kind, overlap.collective.group].append(overlap)
-  said = [f"{'':<16}{'group':>6}{'times':>7}{'alone':>7}{'sent':>13}{'time':>13}{'exposed':>13}"]
-  for (kind, group), found in sorted(groups.items()):
-    seconds = [(o.collective.sent / device.link, o.collective.count * o.flops / (utilisation * device.flops)) for o in found]
-    alone = sum(o.collective.count for o in found if not o.flops)
-    said.append(f"{kind:<16}{group:>6}{sum(o.collective.count for o in found):>7}{alone:>7}"
-                f"{sum(o.collective.sent for o in found) / 1e9:>10.3g} GB{1e3 * sum(sent for sent, _ in seconds):>10.3g} ms"
-                f"{1e3 * sum(max(0.0, sent - work) for sent, work in seconds):>10.3g} ms")
-  every, beside = compiled.collectives(text), compiled.overlaps(text)
-  whole = sum(c.sent for c in every) - sum(o.collective.sent for o in beside)
-  return said + [f"waited for where they stand: {whole / 1e9:.3g} GB, {1e3 * whole / device.link:.3g} ms"]
 
 
 def main(argv: list[str]) -> None:
@@ -74,7 +56,7 @@ def main(argv: list[str]) -> None:
         f"{cfg.model.dtype}, attention {cfg.model.attention}, remat {cfg.model.remat}; {os.environ.get('XLA_FLAGS', '')}")
   print(f"of a device: memory {planned.total / 1e9:.3g} GB, {planned.temporary / 1e9:.3g} of it temporary; products "
         f"{compiled.matmul_flops(text):.4g} FLOPs")
-  print("\n".join(lines(text, device, utilisation=UTILISATION.value)))
+  print("\n".join(overlap.lines(text, device, utilisation=UTILISATION.value)))
 
 
 if __name__ == "__main__":

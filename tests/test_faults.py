@@ -25,6 +25,9 @@ signal.signal(signal.SIGTERM, leave)
 with open(workdir / f"starts{process}", "a") as file:
   number = file.tell()
   file.write(".")
+started = [workdir / f"starts{i}" for i in range(sys.argv[2].count(";") + 1)]
+while any(not file.exists() or file.stat().st_size <= number for file in started):  # on a busy machine one may be long in coming
+  time.sleep(0.01)
 does = sys.argv[2].split(";")[process].split(",")[number]
 if does == "saves":
   (workdir / "checkpoints" / str(number)).mkdir(parents=True)

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from launch import overlap
 from motif_jax import compiled
-from motif_jax.bench import absent
+from motif_jax.bench import absent, overlap
 from motif_jax.budget.devices import DEVICES
 from motif_jax.compiled import Collective, Overlap
 from motif_jax.model import attention

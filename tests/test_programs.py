@@ -78,6 +78,7 @@ def _job(cfg, dataset, workdir):
 def first_run(kept, dataset, tmp_path_factory):
   """What a run, started where no program is kept, compiled and said."""
   said = []
+  jax.clear_caches()  # of other tests, which would not be kept
   with _counted() as count, pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, "say", lambda *lines: said.extend(lines))
     loop.run(_job(_config(), dataset, tmp_path_factory.mktemp("first")))
