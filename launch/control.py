@@ -18,10 +18,9 @@ import numpy as np
 from launch import arguments, model
 from motif_jax import sample
 from motif_jax.config import BucketConfig
-from motif_jax.data import buckets, extract, scenes, shapes, videos
+from motif_jax.data import buckets, extract, videos
+from motif_jax.data.embedded import SETS
 from motif_jax.evaluate import control, plots
-
-SETS = {"shapes": shapes, "scenes": scenes}
 
 
 def parse(argv=None) -> argparse.Namespace:

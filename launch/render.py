@@ -8,9 +8,8 @@ import argparse
 import sys
 
 from launch import arguments
-from motif_jax.data import buckets, scenes, shapes
-
-SETS = {"shapes": shapes, "scenes": scenes}
+from motif_jax.data import buckets, shapes
+from motif_jax.data.embedded import SETS
 
 
 def parse(argv=None) -> argparse.Namespace:
