@@ -3,6 +3,7 @@
 KILLS=20 python -m pytest -s tests/test_jobs.py -k kill    kills more often, and says what it met
 """
 
+import itertools
 import os
 import pathlib
 import random
@@ -129,6 +130,7 @@ def alive(pid):
 
 def test_kill_9_at_random_times_and_a_rerun_give_the_undisturbed_bytes(folder, undisturbed, tmp_path):
   kills, draw, output, orphans = int(os.environ.get("KILLS", 2)), random.Random(os.environ.get("SEED")), tmp_path / "set", set()
+  whole = itertools.count()
   command = [sys.executable, "-m", "tests.encode_slowly", str(folder), str(output)]
   while kills:
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -139,7 +141,7 @@ def test_kill_9_at_random_times_and_a_rerun_give_the_undisturbed_bytes(folder, u
     process.kill()
     if process.wait() == 0:
       assert contents(output) == contents(undisturbed)
-      output.rename(tmp_path / f"whole-{kills}")
+      output.rename(tmp_path / f"whole-{next(whole)}")
       print("  it was whole, and equal")
       continue
     assert process.returncode == -signal.SIGKILL
