@@ -9,10 +9,12 @@ import sys
 from absl import app, logging
 import jax
 
-from motif_jax import config
+from motif_jax import config, program_files
 from motif_jax.config import Config
 from motif_jax.config_rules import CHOICES
 from motif_jax.weights import digest
+
+program_files.keep_whole()  # before anything is compiled, by every command: they share a folder, and any may be killed
 
 # Flags of how to sample: the key of `config.sample` that each one changes, its type, and what to say of it.
 SAMPLING = {
@@ -136,8 +138,7 @@ def check_no_others(argv: list[str]) -> None:
 def keep_programs(folder: str | None) -> None:
   """Keeps compiled programs in `folder` for the next start, or where there is none in the user's cache; "none": nowhere.
 
-  What jax's own variables say (JAX_COMPILATION_CACHE_DIR, ...) stays.  A file that a kill has cut short is told of at each start,
-  and its program compiled again, until somebody deletes it: jax writes it in place (0.10.2 and 0.11.2).
+  What jax's own variables say (JAX_COMPILATION_CACHE_DIR, ...) stays.
   """
   if folder == "none":
     jax.config.update("jax_enable_compilation_cache", False)

@@ -15,7 +15,7 @@ import sys
 
 import jax
 
-from motif_jax import config, config_dict
+from motif_jax import config, config_dict, program_files
 from motif_jax.bench import measure, reference, results, run, sizes, table
 from motif_jax.bench.case import Job
 
@@ -64,6 +64,7 @@ def job_of(flags: argparse.Namespace) -> Job:
 
 
 def main(argv: list[str] | None = None) -> None:
+  program_files.keep_whole()
   try:
     flags = arguments(sys.argv[1:] if argv is None else argv)
     only = [name for name in flags.only.split(",") if name]

@@ -17,7 +17,7 @@ import sys
 
 import jax
 
-from motif_jax import config, config_dict, mesh as meshes
+from motif_jax import config, config_dict, mesh as meshes, program_files
 from motif_jax.bench import sizes, steps as programs
 from motif_jax.budget import workload
 from motif_jax.data import buckets
@@ -98,6 +98,7 @@ def keep_names() -> None:
   costs microseconds.  XLA_FLAGS=--xla_gpu_enable_command_buffer=FUSION,... keeps them, and only XLA's own kernels have names.
   A program from the compilation cache has the scopes of the code that compiled it first, unless they are part of its key.
   """
+  program_files.keep_whole()
   jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
   flags = os.environ.get("XLA_FLAGS", "")
   if "xla_gpu_enable_command_buffer" not in flags:

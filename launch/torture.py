@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import smoke
-from motif_jax import config, distributed, endings, supervise
+from motif_jax import config, distributed, endings, program_files, supervise
 from motif_jax.train import lock, loop, metrics
 
 STEPS = 3000  # of the whole run; a round makes at most MOST
@@ -182,6 +182,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args(argv)
   flags.FLAGS.mark_as_parsed()
+  program_files.keep_whole()
   output = args.output.absolute()
   output.mkdir(parents=True, exist_ok=True)
   cfg, expected = prepare(output, args.processes, args.seed)

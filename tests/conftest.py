@@ -33,7 +33,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 from absl import flags  # after the variables: nothing that imports jax may come before them
 
+from motif_jax import program_files
+
 flags.FLAGS.mark_as_parsed()
+program_files.keep_whole()
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects and hardly a cycle: collecting them took an eighth of test_train
 
 # CI's first interpreter runs everything, its second all but these: there another case of the same claim is enough to tell that

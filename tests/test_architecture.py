@@ -18,7 +18,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the ground up.  A file imports files of lower layers, and of its own layer only where they share its folder.
 LAYERS = (
-    ("config", "config_dict", "config_fields", "config_rules", "compiled", "endings", "outside", "flow/*"),
+    ("config", "config_dict", "config_fields", "config_rules", "compiled", "endings", "outside", "program_files",
+     "flow/*"),
     ("model/plan", "model/rope", "model/conditioning", "model/observe", "data/record"),
     ("mesh", "distributed", "supervise", "model/sequence"),
     ("sharding", "model/routing", "model/layers", "model/attention", "data/*"),
