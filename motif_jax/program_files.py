@@ -1,6 +1,6 @@
 """Compiled programs on disk, each whole: what jax's compilation cache lacks where processes are killed or share a folder.
 
-jax writes an entry in place, and never one that is there (0.10.2 and 0.11.2, jax/_src/lru_cache.py).  So what a kill has cut short
+jax writes an entry in place, and never one that is there (0.10.2 and 0.11.2, jax/_src/lru_cache.py).  So what a kill cut short
 stays for ever: each start warns of it and compiles the program again.  And who reads while another process writes, as those of a
 node or a cluster do that start together, finds a piece.
 """
