@@ -102,3 +102,13 @@ def test_a_config_from_before_a_key_came_is_still_read():
   older["sample"]["guidance"] = 3.5  # the scale was all there was
   guidance = saved_config.config_from_json(older).sample.guidance
   assert (guidance.rule, guidance.scale, guidance.interval) == ("classifier_free", 3.5, (0.0, 1.0))
+
+
+def test_a_key_may_come_later_inside_another(monkeypatch):
+  older = json.loads(json.dumps(config.to_dict(CFG)))
+  del older["sample"]["cache"]["order"], older["sample"]["guidance"]["together"]
+  dual = older["model"]["cross_attention"].pop("dual")
+  monkeypatch.setitem(saved_config.CAME_LATER, "model", dict(cross_attention=dict(dual=dual)))
+  assert saved_config.config_from_json(older) == CFG and not saved_config.differences(older, CFG)
+  older["model"]["cross_attention"]["dual"] = not dual
+  assert len(saved_config.differences(older, CFG)) == 1
