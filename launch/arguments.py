@@ -100,6 +100,23 @@ def cache_line(said: dict) -> str:
           f"error of latents {error['latents']:.2%}, PSNR of frames {error['psnr']:.1f} dB{scores}")
 
 
+def numbers(flag: str, text: str, kind: type = float) -> list:
+  """The numbers of a flag whose text has commas between them."""
+  try:
+    return [kind(part) for part in text.split(",")]
+  except ValueError as e:
+    said = "whole numbers such as 0,1,2" if kind is int else "numbers such as 0.5,1"
+    raise ValueError(f"--{flag}={text}: expected {said}.") from e
+
+
+def times(text: str) -> list[float]:
+  """The times of the flow in --times."""
+  found = numbers("times", text)
+  if not all(0 <= t <= 1 for t in found):
+    raise ValueError(f"--times={text}: expected times between 0 (data) and 1 (noise).")
+  return found
+
+
 def _sigmas(text):
   try:
     return tuple(float(part) for part in text.split(",") if part.strip())

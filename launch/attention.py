@@ -56,7 +56,7 @@ def main(argv=None) -> None:
 
 def look(args: argparse.Namespace) -> dict:
   """What attention.json says; ValueError for what cannot be."""
-  times = _times(args.times)
+  times = arguments.times(args.times)
   prompts = _prompts(args)
   if args.batch < 1:
     raise ValueError(f"--batch={args.batch}: expected at least 1 video at once.")
@@ -77,16 +77,6 @@ def look(args: argparse.Namespace) -> dict:
       made[name] = attention.look(one, times, count=len(prompts))
       print(f"{name}: {made[name]['tokens']} tokens, after {time.perf_counter() - began:.0f} s", flush=True)
   return dict(**found.source, **how, seed=args.seed, prompts=prompts, times=times, published=PUBLISHED, buckets=made)
-
-
-def _times(text):
-  try:
-    times = [float(part) for part in text.split(",")]
-  except ValueError as e:
-    raise ValueError(f"--times={text} is not a list of times such as 0.1,0.5,0.9.") from e
-  if not all(0 <= t <= 1 for t in times):
-    raise ValueError(f"--times={text}: expected times between 0 (data) and 1 (noise).")
-  return times
 
 
 def _prompts(args):

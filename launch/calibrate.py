@@ -41,7 +41,7 @@ def main(argv=None) -> None:
   arguments.quiet()
   args = parse(argv)
   try:
-    speedups = [float(part) for part in args.speedup.split(",")]
+    speedups = arguments.numbers("speedup", args.speedup)
     if min(speedups) < 1 or args.batch < 1:
       raise ValueError(f"--speedup={args.speedup} --batch={args.batch}: expected speed-ups of 1 or more and at least 1 video.")
     found, seen, fresh, how = prepare(args)

@@ -27,7 +27,7 @@ def parse(argv=None) -> argparse.Namespace:
   parser = arguments.parser("launch.control", __doc__)
   model.add_flags(parser)
   add = parser.add_argument
-  add("--benchmark", choices=SETS, default="scenes", help="what the clips show")
+  add("--benchmark", choices=SETS, help="what the clips show; by default `train.benchmark` of the run")
   add("--times", default="0.5,0.9", help="how noisy they are: 0 is data, 1 is noise")
   add("--buckets", required=True, help="sizes in pixels, FRAMESxHEIGHTxWIDTH with commas")
   add("--counts", default="8", help="clips of each size, the smallest first, with commas; the last one counts on")
@@ -49,22 +49,23 @@ def main(argv=None) -> None:
 
 def look(args: argparse.Namespace) -> dict:
   """What control.json says; it is written anew after each size."""
-  times, sizes = [float(t) for t in args.times.split(",")], sorted(buckets.parse(args.buckets), key=buckets.volume)
-  counts = [int(count) for count in args.counts.split(",")]
+  times, sizes = arguments.times(args.times), sorted(buckets.parse(args.buckets), key=buckets.volume)
+  counts = arguments.numbers("counts", args.counts, int)
+  if min(counts) < 1 or len(counts) > len(sizes) or args.batch < 1:
+    raise ValueError(f"--counts={args.counts} --batch={args.batch}: expected at least 1 clip of each of {len(sizes)} sizes, and "
+                     "at least 1 at once.")
   counts += counts[-1:] * (len(sizes) - len(counts))
-  if not all(0 <= t <= 1 for t in times) or min(counts) < 1 or args.batch < 1:
-    raise ValueError(f"--times={args.times} --counts={args.counts} --batch={args.batch}: expected times between 0 and 1, at "
-                     "least 1 clip, and 1 at once.")
   found = model.read(args)
+  benchmark = args.benchmark or found.cfg.train.benchmark
   codec, text = sample.encoders_of(found.cfg, found.mesh)
-  said = dict(**found.source, benchmark=args.benchmark, seed=args.seed, times=times, buckets={})
+  said = dict(**found.source, benchmark=benchmark, seed=args.seed, times=times, buckets={})
   output = pathlib.Path(args.output)
   output.mkdir(parents=True, exist_ok=True)
   key, began = jax.random.key(args.seed), time.perf_counter()
   with jax.set_mesh(found.mesh):
     for bucket, count in zip(sizes, counts):
       sample.latent_grid(found.cfg, codec, bucket)  # says which sizes cannot be
-      clips = clips_of(SETS[args.benchmark], bucket, count, args.seed, codec, text, found.cfg.data.text_tokens)
+      clips = clips_of(SETS[benchmark], bucket, count, args.seed, codec, text, found.cfg.data.text_tokens)
       tokens = int(np.prod(clips.latents.shape[1:4]) // np.prod(found.cfg.model.patch))
       rows = control.look(found.params, found.cfg.model, clips, times, key=key, batch=args.batch)
       said["buckets"][buckets.name(bucket)] = dict(tokens=tokens, clips=count, rows=rows,
@@ -102,13 +103,17 @@ def table(said: dict) -> str:
       on, off = ([row for row in bucket["rows"] if (row["t"], row["cross"]) == (t, cross)] for cross in ("on", "off"))
       values = [_told(row[0], value) if row else "-" for row in (on, off) for value in ("change", "gain")]
       where = [name, f"{bucket['tokens']:,}", str(bucket["clips"]), f"{t:g}"]
-      lines.append("| " + " | ".join([*where, f"{on[0]['text']:.1%}", *values]) + " |")
+      lines.append("| " + " | ".join([*where, _percent(on[0]["text"]), *values]) + " |")
   return "\n".join(lines)
 
 
 def _told(row, name):
   error = row.get(f"{name}_error")  # of one clip there is none
-  return f"{row[name]:.1%}" + ("" if error is None else f" ± {error:.1%}")
+  return _percent(row[name]) + ("" if error is None else f" ± {_percent(error)}")
+
+
+def _percent(share):
+  return f"{share:.1%}" if abs(share) >= 0.005 else f"{100 * share:.2g}%"
 
 
 def panels(said: dict) -> list[plots.Panel]:

@@ -11,7 +11,6 @@ DIR/results/times.json.
 import argparse
 import importlib
 import json
-import math
 import pathlib
 import subprocess
 import sys
@@ -53,9 +52,10 @@ def main(argv=None) -> None:
   args = parse(argv)
   output = pathlib.Path(args.output)
   try:
-    arms, seeds = args.arms.split(","), [int(seed) for seed in args.seeds.split(",")]
-    if not 0 < args.share <= 1:
-      raise ValueError(f"--share={args.share:g}, expected a share in (0, 1] of each arm's steps.")
+    arms, seeds = args.arms.split(","), arguments.numbers("seeds", args.seeds, int)
+    if not 0 < args.share <= 1 or args.rounds < 1:
+      raise ValueError(f"--share={args.share:g} --rounds={args.rounds}: expected a share in (0, 1] of each arm's steps, and at "
+                       "least 1 round.")
     given = lambda arm, seed, data: config_of(arm, seed, data, changes=args.set, share=args.share)
     for arm in arms:  # says what is wrong before anything is made
       given(arm, 0, "")
@@ -155,9 +155,8 @@ def record(cfg: Config, folder: pathlib.Path) -> dict:
         curves.setdefault(name, {})[line["step"]] = value
   looked = sorted({step for curve in curves.values() for step in curve})
   return dict(
-      parameters=sum(math.prod(shape) for path, shape in memory.parameters(cfg).items() if not path.startswith("projector/")),
-      video_tokens=tokens.video, text_tokens=tokens.text, batch=rows, steps=cfg.train.steps, prompts=cfg.train.judge,
-      flops={step: float(executed[step - 1]) for step in looked}, curves=curves)
+      parameters=memory.network_size(cfg), video_tokens=tokens.video, text_tokens=tokens.text, batch=rows, steps=cfg.train.steps,
+      prompts=cfg.train.judge, flops={step: float(executed[step - 1]) for step in looked}, curves=curves)
 
 
 def write(path: pathlib.Path, said: dict) -> None:

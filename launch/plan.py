@@ -108,7 +108,7 @@ def head(job: Job) -> list[str]:
       f"batch: {cfg.data.batch_size}, {job.rows} per device and step, in {split.accumulate} microbatches",
       f"model: attention {cfg.model.attention}, remat {cfg.model.remat}, {cfg.model.dtype}; optimizer {cfg.optimizer.kind}; "
       f"{cfg.data.text_tokens} text tokens; latents {'x'.join(map(str, job.strides))} pixels",
-      f"parameters: {sum(n for path, n in counts_of(cfg).items() if not path.startswith('projector/')):,}"
+      f"parameters: {memory.network_size(cfg):,}"
       + (f", frozen; of the adapter {sum(map(math.prod, memory.adapters(cfg).values())):,}" if cfg.adapter.rank else ""),
   ]
   if inner > device.node:

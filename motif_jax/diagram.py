@@ -78,11 +78,9 @@ def _wide(pitch: float) -> float:
 
 
 def _head(cfg, strides):
-  counts = memory.parameters(cfg)
-  total = sum(math.prod(shape) for path, shape in counts.items() if not path.startswith("projector/"))
   bucket, model = cfg.sample.bucket, cfg.model
   tokens = workload.tokens_of(model, workload.latent_grid(bucket, strides), cfg.data.text_tokens).video
-  yield _text(28, 38, f"{_millions(total)} parameters", "title")
+  yield _text(28, 38, f"{_millions(memory.network_size(cfg))} parameters", "title")
   yield _text(28, 58, f"width {model.width:,}, {model.heads} heads of {model.head_dim}", "faint")
   yield _text(WIDTH - 28, 38, f"{tokens:,} video tokens", "title end")
   yield _text(WIDTH - 28, 58, f"in a clip of {bucket.frames} frames, {bucket.width} x {bucket.height} pixels", "faint end")

@@ -144,7 +144,7 @@ def test_the_command_leaves_numbers_and_pictures_of_each_size(small_model, tmp_p
 
 
 @pytest.mark.parametrize("flags, said", [
-    (["--times=0.5,noon"], "not a list of times"),
+    (["--times=0.5,noon"], "--times=0.5,noon: expected numbers"),
     (["--times=1.5"], "expected times between 0 .data. and 1"),
     (["--batch=0"], "at least 1 video at once"),
     (["--prompts=nowhere.txt"], "No such file"),

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from motif_jax.evaluate import control
 from motif_jax.model import transformer
 from tests.sensitive import sensitive
 
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
 FRAMES, HEIGHT, WIDTH, WORDS, CLIPS = 3, 4, 6, 5, 2
 NONE = CrossAttentionConfig(kind="none", query_norm="none", dual=False)
 
@@ -85,9 +87,18 @@ def test_the_command_leaves_numbers_of_each_size(monkeypatch, tmp_path, capsys):
   assert "| 9x16x24 | 18 | 1 | 0.9 |" in out and (tmp_path / "control.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("name", ["control", "control_long"])
+def test_the_page_says_what_the_committed_results_say(name):
+  made = command.table(json.loads((DOCS / "results" / f"{name}.json").read_text())).splitlines()
+  assert len(made) > 3 and set(made) <= set((DOCS / "results.md").read_text().splitlines())
+
+
 @pytest.mark.parametrize("flags, said", [
-    (["--times=1.5"], "expected times between 0 and 1"),
+    (["--times=1.5"], "expected times between 0"),
+    (["--times=early"], "--times=early: expected numbers"),
     (["--counts=0"], "at least 1 clip"),
+    (["--counts=1,2"], "of each of 1 sizes"),
+    (["--counts=1.5"], "expected whole numbers"),
     (["--buckets=9x32"], "not FRAMESxHEIGHTxWIDTH"),
 ])
 def test_bad_flags_get_one_clear_error(tmp_path, flags, said):

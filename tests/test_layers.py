@@ -48,7 +48,7 @@ def test_a_layer_without_bias_adds_none():
 def test_a_wide_result_is_not_rounded_and_neither_are_the_gradients_of_its_weights():
   x, kernel, bias, cotangent = case((6,), (10,))
   cotangent = cotangent + np.float32(1e-4)  # what bfloat16 does not hold
-  out, back = jax.vjp(lambda *args: linear(*args, 1, True), jnp.asarray(x, jnp.bfloat16), kernel, bias)
+  out, back = jax.vjp(lambda *args: linear(*args, wide=True), jnp.asarray(x, jnp.bfloat16), kernel, bias)
   assert out.dtype == jnp.float32
   np.testing.assert_allclose(out, x @ kernel + bias, rtol=1e-5, atol=1e-5)
   to_x, to_kernel, to_bias = back(cotangent)

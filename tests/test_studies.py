@@ -24,8 +24,7 @@ def _cost(arm):
   tokens = workload.tokens_of(cfg.model, (3, 4, 4), cfg.data.text_tokens)
   plans = [plan_at(cfg, step) for step in range(cfg.train.steps)]
   work = {plan: steps.train_flops(cfg, tokens, plan, workload.Split(), cfg.data.batch_size)[1] for plan in set(plans)}
-  counts = [math.prod(shape) for path, shape in memory.parameters(cfg).items() if not path.startswith("projector/")]
-  return sum(counts), sum(work[plan] for plan in plans)
+  return memory.network_size(cfg), sum(work[plan] for plan in plans)
 
 
 def test_arms_have_as_many_parameters_and_execute_as_many_flops():
@@ -108,8 +107,15 @@ def test_tables_stand_between_the_marks_and_curves_in_the_picture(folder, tmp_pa
   assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
   assert "| loss | 1.5000 ± 0.5000 | 2.7500 ± 0.7500 |" in text and "| shape, % | 150.0 ± 50.0 |" in text
   assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("content", ["cut {", "[]", '{"arm": "base", "seed": 0}'])
+def test_a_folder_without_results_or_with_something_else_is_one_error(tmp_path, content):
   with pytest.raises(SystemExit, match="error: there is no result in"):
     command.main([f"--folder={tmp_path / 'nowhere'}"])
+  (tmp_path / "base-0.json").write_text(content)
+  with pytest.raises(SystemExit, match="error: .*base-0.json is not a result of launch.experiments"):
+    command.main([f"--folder={tmp_path}"])
 
 
 def test_the_page_says_what_the_committed_results_say():

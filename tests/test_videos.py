@@ -218,6 +218,11 @@ def test_a_loop_plays_all_frames_for_ever_and_enlarges_small_clips(tmp_path):
     assert np.abs(left - RED).max() < 12 and np.abs(right - np.asarray(want)).max() < 12
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere to write a.mp4 to"):
+    videos.write_mp4(tmp_path / "nowhere" / "a.mp4", still(RED), fps=24)
+
+
 def test_a_loop_wants_a_title_for_each_clip(tmp_path):
   with pytest.raises(ValueError, match="a title each"):
     videos.write_loop(tmp_path / "loop.webp", [still(RED)], fps=10, titles=[])

@@ -61,6 +61,11 @@ def _shapes(model, aligned):
   return {sharding.parameter_name(path): leaf.shape for path, leaf in sharding.paths_of(tree)}
 
 
+def network_size(cfg: Config) -> int:
+  """Numbers in the parameters of the network, without the projector that training alone has."""
+  return sum(math.prod(shape) for path, shape in parameters(cfg).items() if not path.startswith("projector/"))
+
+
 def adapters(cfg: Config) -> dict[str, tuple[int, ...]]:
   """Path -> shape of every factor of the adapter; empty where the whole network is trained."""
   model, adapter = dataclasses.replace(cfg.model, attention="xla", remat="none"), cfg.adapter

@@ -154,6 +154,8 @@ def replacing(path):
   """A temporary path beside `path`, which takes its place when the body ends well (fsync, rename) and goes when it does not:
   `path` is whole or absent, never half written."""
   path = pathlib.Path(path)
+  if not path.parent.is_dir():
+    raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to.")
   temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")  # several machines may write the same file
   try:
     yield temporary

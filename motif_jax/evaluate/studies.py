@@ -43,16 +43,24 @@ def read(folder: str | pathlib.Path) -> dict[str, dict[int, dict]]:
   times = pathlib.Path(folder) / TIMES
   arms = json.loads(times.read_text())["arms"] if times.exists() else {}
   for path in sorted(pathlib.Path(folder).glob("*-*.json")):
-    said = json.loads(path.read_text())
-    for name in ("flops", *said["curves"]):
-      of = said if name == "flops" else said["curves"]
-      of[name] = {int(step): value for step, value in of[name].items()}
+    said = _result(path)
     if said["arm"] in arms:
       said["step_seconds"] = step_seconds(arms[said["arm"]])
     found.setdefault(said["arm"], {})[said["seed"]] = said
   if not any(found.values()):
     raise ValueError(f"there is no result in {folder}; launch.experiments leaves them in the folder results of its --output.")
   return {arm: seeds for arm, seeds in found.items() if seeds}
+
+
+def _result(path):
+  """What a file says, its steps as whole numbers."""
+  of_steps = lambda values: {int(step): value for step, value in values.items()}
+  try:
+    said = json.loads(path.read_text())
+    said["arm"], said["seed"], said["steps"], said["batch"], said["parameters"]
+    return said | dict(flops=of_steps(said["flops"]), curves={name: of_steps(curve) for name, curve in said["curves"].items()})
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
+    raise ValueError(f"{path} is not a result of launch.experiments.") from e
 
 
 def curve(result: Mapping, name: str, by: str) -> tuple[np.ndarray, np.ndarray]:

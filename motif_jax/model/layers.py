@@ -133,7 +133,7 @@ class Modulation(nn.Module):
     kernel = self.param("kernel", ZEROS, (width, self.count * width))
     bias = self.param("bias", ZEROS, (self.count * width,))
     active = nn.silu(cond).astype(self.dtype)
-    out = adapted(self, active, linear(active, kernel, bias, 1, True))
+    out = adapted(self, active, linear(active, kernel, bias, wide=True))
     # Pinned: left to itself the partitioner spreads features over the mesh, and every split of them becomes a dozen permutes.
     parts = jnp.split(constrain(out, "batch", None)[:, None, :], self.count, axis=-1)
     return [constrain(part, "batch", None, None) for part in parts]
