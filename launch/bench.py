@@ -3,10 +3,12 @@
 Cases are groups of names like attention/cudnn/...; --list shows them.  Each is written to the file as soon as it is measured, and
 a later call passes over what the file has for the same device, jax and commit: after a kill, or --limit, run the same command
 again.  --config=configs/FILE.py measures steps of that config alone; --config.a.b=value changes a key of every config.
+--absent=h200 only compiles the cases for such a GPU, which need not be here: what will not fit is known before there is one.
 Needs jax, flax, optax, einops, chex and numpy, and nothing else.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import pathlib
@@ -16,7 +18,7 @@ import sys
 import jax
 
 from motif_jax import config, config_dict, program_files
-from motif_jax.bench import measure, reference, results, run, sizes, table
+from motif_jax.bench import absent, measure, reference, results, run, sizes, table
 from motif_jax.bench.case import Job
 
 OUTPUT = ".cache/bench.json"
@@ -30,6 +32,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--output", default=OUTPUT, help="The file of results, %(default)s by default.")
   parser.add_argument("--config", default="", help="Steps of this config file alone.")
   parser.add_argument("--limit", type=float, default=float("inf"), help="Begin no case after so many seconds.")
+  parser.add_argument("--absent", default="", help="Only compile the cases for one GPU that is not here: "
+                      f"{', '.join(absent.KINDS)}; motif_jax/bench/absent.py says what that needs.")
   parser.add_argument("--again", action="store_true", help="Measure what the file has already, too.")
   parser.add_argument("--reference", action="store_true", help="The group 'reference' too: diffusers' torch model beside ours.")
   flags, others = parser.parse_known_args(argv)
@@ -54,26 +58,39 @@ def load(name: str, device: sizes.Sizes, changed: dict[str, str]) -> config.Conf
 def job_of(flags: argparse.Namespace) -> Job:
   """What is to be measured here."""
   device = jax.devices()[0]
+  memory = absent.memory_of(flags.absent) if flags.absent else measure.memory_of(device)
   here = sizes.sizes_of(device.platform)
   if flags.config:
     file = pathlib.Path(flags.config)
     if not file.is_file() or file.parent.name != "configs":
       raise ValueError(f"--config={flags.config}: no such file; expected one of configs/.")
     here = sizes.with_config(here, file.stem)
-  return Job(here, lambda name: load(name, here, flags.changed), measure.memory_of(device), flags.changed)
+  return Job(here, lambda name: load(name, here, flags.changed), memory, flags.changed)
 
 
 def main(argv: list[str] | None = None) -> None:
   program_files.keep_whole()
   try:
     flags = arguments(sys.argv[1:] if argv is None else argv)
+    others = absent.believed(absent.devices(flags.absent, 1)[0]) if flags.absent else contextlib.nullcontext()
+  except ValueError as e:
+    sys.exit(f"error: {e}")
+  with others:
+    answer(flags)
+
+
+def answer(flags: argparse.Namespace) -> None:
+  """Measures what `flags` ask for, and prints it."""
+  try:
     only = [name for name in flags.only.split(",") if name]
     if flags.reference or any(name.startswith("reference") for name in only):
       os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch, in its process, needs room beside jax
     only += ["reference"] * flags.reference
     job, file = job_of(flags), results.Results(flags.output)
-    cases = run.chosen(job, only)
-    where = results.here()
+    cases, where = run.chosen(job, only), results.here()
+    if flags.absent:
+      cases = [absent.only_compiled(case, jax.devices()[0], job.memory) for case in cases if case.prepare]
+      where["device"] += ", absent"
     if flags.list:
       print("\n".join(case.name for case in cases))
       return

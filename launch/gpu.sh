@@ -78,19 +78,22 @@ run() {  # run PIECE
     attention_more) bench --only=attention ;;
     sample) bench --only="sample/$(here motif_2b smoke)" ;;
     train)  # under both policies of rematerialisation that launch.plan weighs
-      local steps; steps=$(here train/motif_2b/dense/121x480x832,train/motif_2b/routed/121x480x832 train/smoke/dense)
-      bench --only="$steps" --config.model.remat=attention
-      bench --only="$steps" ;;
+      local steps status=0; steps=$(here train/motif_2b/dense/121x480x832,train/motif_2b/routed/121x480x832 train/smoke/dense)
+      bench --only="$steps" --config.model.remat=attention || status=$?
+      bench --only="$steps" || status=$?
+      return "$status" ;;
     train_more) bench --only="train/$(here motif_2b smoke)" ;;
     small) bench --only="$(here train/motif_b,train/motif_s train/motif_s/dense)" ;;
     profile)  # the trace itself may be large: the report is what is kept
-      local folder; folder=$(mktemp -d)
+      local folder status=0; folder=$(mktemp -d)
       # shellcheck disable=SC2046
       ended "$PYTHON" -m launch.profile --workdir="$folder" $(here \
         "--config=configs/motif_2b.py --bucket=121x480x832 --steps=2 --config.model.attention=cudnn --config.data.batch_size=1" \
-        "--config=configs/smoke.py --bucket=9x32x32 --steps=2 --config.data.batch_size=4") --config.mesh.data=1 --config.mesh.fsdp=1
+        "--config=configs/smoke.py --bucket=9x32x32 --steps=2 --config.data.batch_size=4") \
+        --config.mesh.data=1 --config.mesh.fsdp=1 || status=$?
       find "$folder" -name 'report.*' -exec cp {} "$OUTPUT" \;
-      rm -rf "$folder" ;;
+      rm -rf "$folder"
+      return "$status" ;;
     parity)
       if ! has pytest torch diffusers ml_collections; then
         echo "Not run: this image lacks one of pytest, torch, diffusers and ml_collections (requirements-test.txt)."

@@ -13,8 +13,6 @@ import pathlib
 import sys
 import time
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax: nothing runs on the GPUs that are compiled for
-
 from absl import app, flags
 from ml_collections import config_flags
 

@@ -13,7 +13,7 @@ import pytest
 
 from launch import bench
 from motif_jax import compiled
-from motif_jax.bench import measure, reference, results, run, sizes, steps, table
+from motif_jax.bench import absent, measure, reference, results, run, sizes, steps, table
 from motif_jax.bench.case import Case, Prepared
 from motif_jax.budget import flops, workload
 from motif_jax.train import step as training
@@ -114,6 +114,7 @@ def test_after_the_limit_no_case_is_begun(tmp_path, capsys):
     (["--config.model.widht=3", "--only=blocks"], "no such config key: model.widht"),
     (["--config.model.width=3", "--only=blocks"], "not divisible by model.heads"),
     (["--fast"], "unknown argument --fast"),
+    (["--absent=a100"], "at hand for h100, h200"),
 ])
 def test_wrong_flags_are_answered_with_what_was_expected(flags, said, capsys):
   with pytest.raises(SystemExit) as caught:
@@ -136,6 +137,17 @@ def test_what_does_not_fit_is_not_run(monkeypatch):
   prepared = Prepared(jax.jit(lambda x: pytest.fail("called") if isinstance(x, float) else x + 1), [(jax.numpy.zeros(7),)])
   found = measure.measured(Case("x/y", {}, lambda: prepared), seconds=0)
   assert found["reason"].startswith("out of memory: the compiler plans 5.6e-08 GB")
+
+
+def test_a_case_is_compiled_from_shapes_alone_and_refused_where_it_does_not_fit():
+  zeros = jax.jit(lambda: jax.numpy.zeros((3, 5)), compiler_options={"xla_backend_optimization_level": 0})  # as a state is made
+  case = Case("x/y", {}, lambda: Prepared(jax.jit(lambda x: x + 1, donate_argnums=0), [(zeros(),)], carry=True))
+  only = lambda room: measure.measured(absent.only_compiled(case, jax.devices()[0], room), seconds=0)
+  before = len(jax.live_arrays())
+  found = only(1e9)
+  assert len(jax.live_arrays()) == before
+  assert (found["argument_bytes"], found["output_bytes"], found["planned_bytes"]) == (60, 60, 60) and "seconds" not in found
+  assert only(10.0)["reason"].startswith("out of memory: the compiler plans 6e-08 GB")
 
 
 @pytest.mark.parametrize("name", [

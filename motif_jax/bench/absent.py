@@ -8,12 +8,17 @@ compilation on the machine itself: nothing is tuned by trying it, so matrix prod
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import importlib
 import os
 from unittest import mock
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from motif_jax.bench import measure
+from motif_jax.bench.case import Case
 
 # What XLA asks of a GPU to compile for it, by the file of that name in openxla/xla, xla/backends/gpu/target_config/specs, which
 # has what the driver says of the device.  Rates: (key of a primitive type, GHz, units in a multiprocessor, operations a clock).
@@ -22,6 +27,7 @@ MATRIX = ((2, 1.83, 4, 1024), (10, 1.83, 4, 512), (11, 1.83, 4, 256), (12, 1.98,
 KINDS = {"h100": ("NVIDIA H100 80GB HBM3", 84942979072, 3352320000000, 2619000),
          "h200": ("NVIDIA H200 141GB HBM3e", 151397597184, 4800000000000, 3750000)}  # name, memory, bytes a second, kHz of memory
 NODE = 8
+SHARE = 0.92  # of the memory, which programs may use: as launch/gpu_env.sh sets it
 CUDNN = 91000  # what is said of its version where it is asked for
 
 
@@ -42,17 +48,48 @@ def devices(kind: str, count: int) -> list:
   if "xla_gpu_cuda_data_dir" not in given:
     os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_cuda_data_dir={nvcc.__path__[0]}".strip()
   os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # its libraries are not here, and not needed
+  jax.config.update("jax_platforms", "cpu")  # before jax looks for devices: nothing runs on a GPU that may be here
   topology = f"1x{max(1, count // NODE)}x{min(count, NODE)}"
   return list(topologies.get_topology_desc(platform="cuda", topology=topology, target_config=description(kind)).devices)
 
 
+def memory_of(kind: str) -> float:
+  """Bytes that a program may use on a GPU of a kind."""
+  return SHARE * KINDS[kind][1]
+
+
 @contextlib.contextmanager
-def believed() -> Iterator[None]:
-  """Inside, whoever asks whether a GPU with cuDNN is here hears yes: `model/attention` and jax ask while they trace."""
+def believed(device: jax.Device | None = None) -> Iterator[None]:
+  """Inside, whoever asks whether a GPU with cuDNN is here hears yes: `model/attention` and jax ask while they trace.
+
+  With a `device`, whoever asks for all of them hears of that one.
+  """
   from jax._src.cudnn import fused_attention_stablehlo as asked  # jax has no public way to say it
-  with (mock.patch.object(jax, "default_backend", lambda: "gpu"), mock.patch.object(asked, "check_cudnn_version", lambda: CUDNN),
-        mock.patch.object(asked, "check_compute_capability", lambda capability: True)):
+  with contextlib.ExitStack() as stack:
+    replace = lambda *what: stack.enter_context(mock.patch.object(*what))
+    replace(jax, "default_backend", lambda: "gpu")
+    replace(asked, "check_cudnn_version", lambda: CUDNN)
+    replace(asked, "check_compute_capability", lambda capability: True)
+    if device is not None:
+      replace(jax, "devices", lambda: [device])
     yield
+
+
+def only_compiled(case: Case, device: jax.Device, room: float) -> Case:
+  """`case`, of which only the compiling is measured, for a `device` that is not here; it fails where it needs more than `room`.
+
+  It is compiled from the shapes of its inputs: no array is made, and nothing runs.
+  """
+  place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device))
+
+  def measure_() -> dict:
+    kept = []
+    with jax.disable_jit():  # of what makes the inputs: options of a compiler are not for a function within another
+      shapes = jax.eval_shape(lambda: kept.append(case.prepare()) or kept[0].inputs[0])
+    prepared = kept[0]._replace(inputs=[jax.tree.map(place, shapes)])
+    return measure.compile_within(prepared, room)[1]
+
+  return dataclasses.replace(case, prepare=None, measure=measure_)
 
 
 def description(kind: str) -> str:

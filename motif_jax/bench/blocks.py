@@ -44,10 +44,11 @@ def _case(job, bucket, kind, *, gradient):
 def _prepared(cfg, kind, grid, tokens, *, gradient):
   params = lively(stack.init_stack(jax.random.key(0), kind, cfg))
   lengths = (tokens.video, tokens.video if kind == "decoder" else tokens.text)
-  rope = make_rope(tuple(size // p for size, p in zip(grid, cfg.patch)), cfg.rope_axes, cfg.rope_theta)
-  masks = (None, None if kind == "decoder" else jnp.arange(tokens.text)[None] < tokens.text // 4)
 
   def forward(params, inputs, cond):
+    # Inside, as in the model: made outside, the angles of all tokens would be constants of the program (58 MB at 720p).
+    rope = make_rope(tuple(size // p for size, p in zip(grid, cfg.patch)), cfg.rope_axes, cfg.rope_theta)
+    masks = (None, None if kind == "decoder" else jnp.arange(tokens.text)[None] < tokens.text // 4)
     return stack.run_span(params, cfg, kind, 0, COUNT, inputs, masks, cond, rope)[0]
 
   def backward(params, inputs, cond, cotangents):

@@ -38,19 +38,24 @@ def reason_of(error: Exception) -> str:
 
 
 def _timed(prepared: Prepared, seconds) -> dict:
-  started = time.perf_counter()
-  executable, lowering = compile_(prepared)
-  compiling = time.perf_counter() - started - lowering
-  planned, room = compiled.memory(executable), memory_of(jax.devices()[0])
-  record = {"lower_s": lowering, "compile_s": compiling, "argument_bytes": planned.arguments, "output_bytes": planned.outputs,
-            "planned_bytes": planned.total}
-  if planned.total > room:  # on a CPU the system would end the process
-    raise MemoryError(f"the compiler plans {planned.total / 1e9:.3g} GB, and the device has {room / 1e9:.3g} GB")
+  executable, record = compile_within(prepared, memory_of(jax.devices()[0]))
   before = peak_bytes()
   record["seconds"] = times(caller(executable, prepared), seconds=seconds)
   if (after := peak_bytes()) > before:  # the device counts from the start of the process: else another case set the peak
     record["peak_bytes"] = after
   return record
+
+
+def compile_within(prepared: Prepared, room: float) -> tuple[Callable, dict]:
+  """(executable, what its compiling took and what it plans to hold); MemoryError where that is more than `room`, in bytes."""
+  started = time.perf_counter()
+  executable, lowering = compile_(prepared)
+  compiling = time.perf_counter() - started - lowering
+  planned = compiled.memory(executable)
+  if planned.total > room:  # on a CPU the system would end the process
+    raise MemoryError(f"the compiler plans {planned.total / 1e9:.3g} GB, and the device has {room / 1e9:.3g} GB")
+  return executable, {"lower_s": lowering, "compile_s": compiling, "argument_bytes": planned.arguments,
+                      "output_bytes": planned.outputs, "planned_bytes": planned.total}
 
 
 def compile_(prepared: Prepared):

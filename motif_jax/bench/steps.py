@@ -113,13 +113,14 @@ def prepared_sampling(cfg: Config, grid: tuple[int, int, int]) -> Prepared:
   """A step of sampling one clip: from the first time of the config's walk to the second, by Euler, with guidance."""
   model, text = cfg.model, cfg.data.text_tokens
   params = lively(jax.jit(lambda key: transformer.init(key, model))(jax.random.key(0)))
-  # The rows of the conditional pass before those of the unconditional one, whose text is one real token.
-  mask = jnp.arange(text)[None] < jnp.array([[text // 4], [1]])
   walk = times.grid(cfg.sample.steps, cfg.sample.shift)[:2]
 
   rule = classifier_free(2.0)
 
   def step(params, noise, features):
+    # The rows of the conditional pass before those of the unconditional one, whose text is one real token.
+    mask = jnp.arange(text)[None] < jnp.array([[text // 4], [1]])
+
     def velocity(x, t):
       pair = lambda x: jnp.concatenate([x, x])
       t = jnp.full(1, t)

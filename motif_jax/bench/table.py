@@ -38,7 +38,8 @@ def _figures(entry, best):
     return f"{time_of(s['median']):>10}{time_of(s['low']):>9}-{time_of(s['high']):>9}  {how}"
   if "seconds" not in entry:
     return f"  lowered in {time_of(entry['lower_s'])}, compiled in {time_of(entry['compile_s'])}" + (
-        f", from the cache in {time_of(entry['cached_s'])}" if "cached_s" in entry else "")
+        f", from the cache in {time_of(entry['cached_s'])}" if "cached_s" in entry else "") + (
+        f"; the plan has {entry['planned_bytes'] / 1e9:.3g} GB")
   seconds = entry["seconds"]
   rate = lambda work: _number(work / seconds["median"] / 1e12) if work else "-"
   least, peak = floor(entry, best), best.get(entry["dtype"])
