@@ -6,10 +6,13 @@ import re
 
 import pytest
 
+from configs import base
+
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 COMMAND = re.compile(r"python -m (launch\.\w+)((?:\\\n|[^\n`#])*)")  # to the end of the line, or of those that it goes on in
+EXAMPLES = {"section.key", "a.b", "model.depths.video"}  # of how a key is written, and of one that docs/recipes.md adds
 FLAG = re.compile(r"(?<!\S)--(?!help)(\w+)")
 
 
@@ -71,6 +74,23 @@ def test_what_a_command_does_not_know_is_seen():
   text = ("`python -m launch.plane --x=1`, python -m launch.sample --checkpoint=A --prompts=B \\\n --bogus=1\n"
           "python -m launch.supervise --workdir=A -- --bucket=1")
   assert unknown(text) == ["launch.plane", "launch.sample --bogus", "launch.train --bucket"]
+
+
+def unknown_keys(text: str) -> list[str]:
+  """The config keys that a text names and that configs/base.py does not have."""
+  known = base.get_config().to_dict()
+  has = lambda tree, path: isinstance(tree, dict) and path[0] in tree and (len(path) == 1 or has(tree[path[0]], path[1:]))
+  return [key for key in re.findall(r"--config\.([\w.]+)=", text) if key not in EXAMPLES and not has(known, key.split("."))]
+
+
+@EVERY_PAGE
+def test_config_keys_are_there(page):
+  assert unknown_keys(page.read_text()) == []
+
+
+def test_a_config_key_that_is_not_there_is_seen():
+  text = "--config.model.remat=block --config.modl.remat=block --config.model.remat.x=1 --config.model.cross_attention.kind=none"
+  assert unknown_keys(text) == ["modl.remat", "model.remat.x"]
 
 
 def test_the_commands_of_the_pages_are_found():

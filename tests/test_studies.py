@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from launch import results as command
+from launch import experiments, results as command
 from motif_jax import config
 from motif_jax.bench import steps
 from motif_jax.budget import memory, workload
@@ -33,6 +33,12 @@ def test_arms_have_as_many_parameters_and_execute_as_many_flops():
     assert count == pytest.approx(parameters, rel=0.005) and executed == pytest.approx(flops, rel=0.005)
   routed = _cost("routed")
   assert routed[0] == parameters and routed[1] < 1.02 * flops
+
+
+def test_a_share_of_the_steps_ends_the_routing_as_much_earlier():
+  whole, part = (experiments.config_of("routed", 3, "", changes=["train.judge=2"], share=share) for share in (1, 0.75))
+  assert (part.train.steps, part.seed, part.train.judge) == (0.75 * whole.train.steps, 3, 2)
+  assert part.route.last_step == 0.75 * whole.route.last_step > 0
 
 
 def _result(arm, seed, loss, batch=10):
@@ -84,7 +90,8 @@ def test_a_mean_of_one_has_no_error():
 
 def test_a_difference_is_marked_where_its_interval_excludes_zero():
   marked = lambda *values: studies.MARK in studies._difference(values, 1)
-  assert marked(1.0, 1.01, 0.99) and not marked(1.0, 2.0, -0.5) and not marked(1.0)
+  around = lambda mean: (mean - 3**0.5, mean, mean + 3**0.5)  # three seeds, their standard error 1
+  assert marked(*around(4.4)) and marked(*around(-4.4)) and not marked(*around(4.2)) and not marked(1.0)
 
 
 def test_a_step_costs_the_mean_over_its_plans():
