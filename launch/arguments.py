@@ -1,13 +1,18 @@
 """How the commands read their flags: mistakes get one line, and libraries stay quiet."""
 
 import argparse
+import difflib
 import json
+import math
 import os
 import pathlib
+import re
 import sys
+from collections.abc import Callable
 
-from absl import app, logging
+from absl import flags, logging
 import jax
+from ml_collections import config_flags
 
 from motif_jax import config, program_files
 from motif_jax.config import Config
@@ -135,21 +140,55 @@ def _interval(text):
 READ = {"interval": _interval, "together": bool, "sigmas": _sigmas}  # flags whose text is read further
 
 
-def parse(argv: list[str]) -> list[str]:
-  """The arguments that are no flags; exits with one line where the flags are wrong."""
+def at_least(low: float, kind: type = int) -> Callable[[str], float]:
+  """The `type` of a flag that is a number of at least `low`."""
+  def read(text):
+    try:
+      value = kind(text)
+    except ValueError:
+      value = math.nan
+    if not value >= low:
+      raise argparse.ArgumentTypeError(f"{text!r}, expected a {'whole ' * (kind is int)}number of at least {low:g}")
+    return value
+  return read
+
+
+def add_config(parser: argparse.ArgumentParser, *, default: str | None = None, about: str = "a file in configs/") -> None:
+  """Adds --config=FILE, which `parse` reads."""
+  parser.add_argument("--config", required=default is None, default=default, metavar="FILE",
+                      help=f"{about}; --config.a.b=value changes one key of it")
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+  """The flags of a command with --config: there a locked ConfigDict, its keys changed by --config.a.b=value.
+
+  ml_collections reads them, into a set that is ours alone: absl's own belongs to the process, and two commands would meet there.
+  """
+  args, others = parser.parse_known_args(argv)
+  file = args.config.partition(":")[0]  # what follows is the argument of its get_config
+  if not file.endswith(".py") or not pathlib.Path(file).is_file():
+    known = ", ".join(sorted(map(str, pathlib.Path("configs").glob("[!_]*.py")))) or "none, from this folder"
+    sys.exit(f"error: --config={args.config}: there is no such Python file; configs: {known}.")
+  given, found = [parser.prog, f"--config={args.config}", *others], flags.FlagValues()
+  config_flags.DEFINE_config_file("config", None, flag_values=found, sys_argv=given)
   try:
-    return app.parse_flags_with_usage(argv)
+    _, *left = found(given)
+  except flags.UnrecognizedFlagError as e:
+    known = re.findall(r"--\w+", parser.format_usage())
+    close = difflib.get_close_matches(f"--{e.flagname}", known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known flags: {', '.join(known)}, and --config.a.b=value."
+    sys.exit(f"error: unknown flag --{e.flagname}; {hint}")
   except (AttributeError, KeyError) as e:  # of a config key, or a section, that does not exist; the message comes quoted
+    if getattr(e, "name", None) == "get_config":
+      sys.exit(f"error: --config={args.config} has no get_config(); expected a file like those in configs/.")
     said = str(e.args[0]).replace("\\n", "\n").replace("\\'", "'")
     sys.exit("error: no such config key: " + ". ".join(said.replace("'", "").splitlines()))
-  except (OSError, TypeError, ValueError) as e:
+  except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as e:
     sys.exit(f"error: {e}")
-
-
-def check_no_others(argv: list[str]) -> None:
-  """Raises ValueError if arguments are left that are no flags."""
-  if argv[1:]:
-    raise ValueError(f"unknown arguments {' '.join(argv[1:])}; write --flag=value.")
+  if left:
+    sys.exit(f"error: unknown arguments {' '.join(left)}; write --flag=value.")
+  args.config = found.config
+  return args
 
 
 def keep_programs(folder: str | None) -> None:

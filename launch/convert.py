@@ -9,47 +9,50 @@ its own.  Its encoders are the config's; name those that the weights were traine
 --like=FOLDER in the layout and dtypes of a given folder.
 """
 
+import argparse
 import resource
 import sys
 import time
 
-from absl import app, flags
 import jax
-from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import config
 from motif_jax.train import conversion
 from motif_jax.weights import names
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/motif_2b.py", "All that is not the model, of a checkpoint to be made; --config.a.b=value changes one key.")
-SOURCE = flags.DEFINE_string("source", None, "A diffusers folder (of the transformer or of a pipeline), or a checkpoint of ours.")
-OUTPUT = flags.DEFINE_string("output", None, "A new work directory, or a new folder.")
-DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "Of all weights; default: each keeps its own.")
-ROPE_THETA = flags.DEFINE_float("rope_theta", None, "Stands in for config.json's, which no tensor shows.")
-RAW = flags.DEFINE_bool("raw", False, "Export the weights that the optimizer moves and not their moving average.")
-LAYOUT = flags.DEFINE_enum("layout", None, names.LAYOUTS, "Of the export; default: diffusers where that is exact, else legacy.")
-LIKE = flags.DEFINE_string("like", None, "A folder whose layout and dtypes the export takes over, tensor by tensor.")
-CALIBRATE = flags.DEFINE_bool("calibrate", False, "Fold a biased query LayerNorm into the diffusers layout, with an error.")
-FILE_GB = flags.DEFINE_float("file_gb", 5.0, "A file of the export holds at most this many GB.", lower_bound=1e-6)
+
+def parse(argv=None) -> argparse.Namespace:
+  parser = arguments.parser("launch.convert", __doc__)
+  add = parser.add_argument
+  arguments.add_config(parser, default="configs/motif_2b.py", about="all that is not the model, of a checkpoint to be made")
+  add("--source", required=True, help="a diffusers folder (of the transformer or of a pipeline), or a checkpoint of ours")
+  add("--output", required=True, help="a new work directory, or a new folder")
+  add("--dtype", choices=("float32", "bfloat16", "float16"), help="of all weights; by default each keeps its own")
+  add("--rope_theta", type=float, help="stands in for config.json's, which no tensor shows")
+  add("--raw", action="store_true", help="export the weights that the optimizer moves and not their moving average")
+  add("--layout", choices=names.LAYOUTS, help="of the export; by default diffusers where that is exact, else legacy")
+  add("--like", help="a folder whose layout and dtypes the export takes over, tensor by tensor")
+  add("--calibrate", action="store_true", help="fold a biased query LayerNorm into the diffusers layout, with an error")
+  add("--file_gb", type=arguments.at_least(1e-6, float), default=5.0, help="a file of the export holds at most this many GB")
+  return arguments.parse(parser, argv)
 
 
-def main(argv: list[str]) -> None:
+def main(argv=None) -> None:
   arguments.quiet()
+  args = parse(argv)
   jax.config.update("jax_platforms", "cpu")  # the host holds the weights, whole
   began = time.perf_counter()
   try:
-    arguments.check_no_others(argv)
-    if conversion.is_ours(SOURCE.value):
-      said = conversion.to_folder(SOURCE.value, OUTPUT.value, raw=RAW.value, layout=LAYOUT.value, dtype=DTYPE.value,
-                                  like=LIKE.value, calibrate=CALIBRATE.value, file_gb=FILE_GB.value)
+    if conversion.is_ours(args.source):
+      said = conversion.to_folder(args.source, args.output, raw=args.raw, layout=args.layout, dtype=args.dtype, like=args.like,
+                                  calibrate=args.calibrate, file_gb=args.file_gb)
     else:
-      given = [f"--{flag.name}" for flag in (RAW, LAYOUT, LIKE, CALIBRATE) if flag.present]
+      given = [f"--{name}" for name in ("raw", "layout", "like", "calibrate") if getattr(args, name)]
       if given:
-        raise ValueError(f"{SOURCE.value} is no checkpoint of ours, and only exports of one take {', '.join(given)}.")
-      said = conversion.to_checkpoint(SOURCE.value, OUTPUT.value, config.from_config_dict(CONFIG.value), dtype=DTYPE.value,
-                                      rope_theta=ROPE_THETA.value)
+        raise ValueError(f"{args.source} is no checkpoint of ours, and only exports of one take {', '.join(given)}.")
+      said = conversion.to_checkpoint(args.source, args.output, config.from_config_dict(args.config), dtype=args.dtype,
+                                      rope_theta=args.rope_theta)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
@@ -57,5 +60,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["source", "output"])
-  app.run(main, flags_parser=arguments.parse)
+  main()

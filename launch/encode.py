@@ -16,15 +16,13 @@ one shared folder; whichever writes the last shard finishes the data set. Or let
 (pip install -r requirements-ray.txt); each actor has a device of its own, and one that dies is started again.
 """
 
+import argparse
 import functools
 import json
 import pathlib
 import signal
 import sys
 from collections.abc import Callable
-
-from absl import app, flags
-from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import config as config_lib, encoding
@@ -36,45 +34,50 @@ from motif_jax.data.progress import Clock
 from motif_jax.data.survey import Survey, survey
 from motif_jax.encoding import Setting
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "A file in configs/; names the encoders.")
-flags.DEFINE_string("source", None, "Folder of videos and captions.jsonl.")
-flags.DEFINE_string("output", None, "Folder of the data set.")
-flags.DEFINE_string("buckets", "", "Instead of the config's data.buckets: FRAMESxHEIGHTxWIDTH or FRAMESx144p, 360p, 480p, 720p, "
-                    "comma-separated; each clip goes into the largest it fills.")
-flags.DEFINE_enum("moments", "first", list(moments.POLICIES), "What a clip shows of its video: the beginning, the middle, all of "
-                  "it in few frames, or cut: as many clips as it holds.")
-flags.DEFINE_list("columns", [], "Names in tables of captions that differ from ours, OURS:THEIRS, such as file:path,long:text.")
-flags.DEFINE_bool("dry_run", False, "Encode nothing, tell what would be.")
-flags.DEFINE_string("inventory", None, "The file for the result of --dry_run as JSON.")
-flags.DEFINE_integer("decode", 0, "With --dry_run: clips of each bucket to decode, for measuring.", lower_bound=0)
-flags.DEFINE_float("fps", videos.FPS, "Faster videos are thinned to this many frames a second.")
-flags.DEFINE_integer("batch_size", 16, "Clips that a device encodes at once, at most.", lower_bound=1)
-flags.DEFINE_float("batch_pixels", 128, "Million pixels that a device encodes at once: in large buckets, fewer clips.",
-                   lower_bound=0)
-flags.DEFINE_integer("clips_per_shard", encode.CLIPS_PER_SHARD, "Clips per file, at most; fewer where they are large. A job that "
-                     "is stopped loses at most one file's work.", lower_bound=1)
-flags.DEFINE_integer("readers", 4, "Processes that decode videos.", lower_bound=1)
-flags.DEFINE_float("limit", 300, "Seconds that decoding a clip may take, twice; then it is skipped.", lower_bound=1)
-flags.DEFINE_string("ray", "", "Address of a Ray cluster that does the work, such as auto; local: one on this machine.")
-flags.DEFINE_integer("actors", 1, "With --ray: its actors, with one device and --readers processes each.", lower_bound=1)
-flags.DEFINE_string("shard", "0/1", "I/N: this is job I of N, from 0 on, which takes every Nth file.")
+
+def parse(argv=None) -> argparse.Namespace:
+  parser = arguments.parser("launch.encode", __doc__)
+  add, count = parser.add_argument, arguments.at_least(1)
+  arguments.add_config(parser, about="a file in configs/, which names the encoders")
+  add("--source", required=True, help="folder of videos and captions.jsonl")
+  add("--output", help="folder of the data set")
+  add("--buckets", help="instead of the config's data.buckets: FRAMESxHEIGHTxWIDTH or FRAMESx144p, 360p, 480p, 720p, "
+      "comma-separated; each clip goes into the largest it fills")
+  add("--moments", choices=moments.POLICIES, default="first", help="what a clip shows of its video: the beginning, the middle, "
+      "all of it in few frames, or cut: as many clips as it holds")
+  add("--columns", help="names in tables of captions that differ from ours, OURS:THEIRS, such as file:path,long:text")
+  add("--dry_run", action="store_true", help="encode nothing, tell what would be")
+  add("--inventory", help="the file for the result of --dry_run as JSON")
+  add("--decode", type=arguments.at_least(0), default=0, help="with --dry_run: clips of each bucket to decode, for measuring")
+  add("--fps", type=float, default=videos.FPS, help="faster videos are thinned to this many frames a second")
+  add("--batch_size", type=count, default=16, help="clips that a device encodes at once, at most")
+  add("--batch_pixels", type=arguments.at_least(0, float), default=128.0, help="million pixels that a device encodes at once: in "
+      "large buckets, fewer clips")
+  add("--clips_per_shard", type=count, default=encode.CLIPS_PER_SHARD, help="clips per file, at most; fewer where they are "
+      "large: a job that is stopped loses at most one file's work")
+  add("--readers", type=count, default=4, help="processes that decode videos")
+  add("--limit", type=arguments.at_least(1, float), default=300.0, help="seconds that decoding a clip may take, twice; then it "
+      "is skipped")
+  add("--ray", help="address of a Ray cluster that does the work, such as auto; local: one on this machine")
+  add("--actors", type=count, default=1, help="with --ray: its actors, with one device and --readers processes each")
+  add("--shard", default="0/1", help="I/N: this is job I of N, from 0 on, which takes every Nth file")
+  return arguments.parse(parser, argv)
 
 
-def main(argv) -> None:
+def main(argv=None) -> None:
+  args = parse(argv)
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Control-C
   clock = Clock()
   try:
-    arguments.check_no_others(argv)
-    job, cfg = job_of(FLAGS.shard), config_lib.from_config_dict(FLAGS.config)
-    setting = Setting(cfg, FLAGS.source, FLAGS.output, FLAGS.batch_size, FLAGS.batch_pixels * 1e6, FLAGS.readers, FLAGS.limit)
-    if FLAGS.dry_run:
-      return print(look(setting).table())
-    if not FLAGS.output:
+    job, cfg = job_of(args.shard), config_lib.from_config_dict(args.config)
+    setting = Setting(cfg, args.source, args.output, args.batch_size, args.batch_pixels * 1e6, args.readers, args.limit)
+    if args.dry_run:
+      return print(look(setting, args).table())
+    if not args.output:
       raise ValueError("--output is missing, the folder of the data set; or write --dry_run.")
-    encoders, write = setting.encoders(), functools.partial(writer_of(FLAGS.ray), setting, clock=clock)
-    report = encode.encode(FLAGS.source, find(cfg, encoders, clock), FLAGS.output, encoders, write, job=job,
-                           clips_per_shard=FLAGS.clips_per_shard)
+    encoders, write = setting.encoders(), functools.partial(writer_of(args), setting, clock=clock)
+    report = encode.encode(args.source, find(cfg, encoders, clock, args), args.output, encoders, write, job=job,
+                           clips_per_shard=args.clips_per_shard)
   except ValueError as e:
     sys.exit(f"error: {e}")
   except KeyboardInterrupt:
@@ -82,7 +85,7 @@ def main(argv) -> None:
   print(clock.table())
   if report:
     print(report.table())
-    print(f"data set: {FLAGS.output}")
+    print(f"data set: {args.output}")
 
 
 def job_of(text: str) -> tuple[int, int]:
@@ -93,53 +96,53 @@ def job_of(text: str) -> tuple[int, int]:
   return int(index), int(count)
 
 
-def writer_of(address: str) -> Callable:
+def writer_of(args: argparse.Namespace) -> Callable:
   """What writes shards: this process, or actors on Ray."""
-  if not address:
+  if not args.ray:
     return encoding.write
   try:
     from motif_jax import encoding_ray  # an extra, see requirements-ray.txt
   except ImportError as e:
-    raise ValueError(f"--ray={address} needs Ray, which is not installed here ({e}): pip install -r requirements-ray.txt.") from e
-  return functools.partial(encoding_ray.write, address=address, actors=FLAGS.actors)
+    raise ValueError(f"--ray={args.ray} needs Ray, which is not installed here ({e}): pip install -r requirements-ray.txt") from e
+  return functools.partial(encoding_ray.write, address=args.ray, actors=args.actors)
 
 
-def find(cfg: Config, encoders: Encoders, clock: Clock) -> Survey:
+def find(cfg: Config, encoders: Encoders, clock: Clock, args: argparse.Namespace) -> Survey:
   """The clips in --source, each in one of --buckets."""
-  for bucket in (buckets := buckets_of(cfg)):
+  for bucket in (buckets := buckets_of(cfg, args.buckets)):
     encoders.spec(bucket)  # its error names the sizes that the codec takes
   with clock.phase("probe"):
-    found = survey(FLAGS.source, buckets, fps=FLAGS.fps, readers=FLAGS.readers, limit=FLAGS.limit, policy=FLAGS.moments,
-                   columns=columns_of(FLAGS.columns))
+    found = survey(args.source, buckets, fps=args.fps, readers=args.readers, limit=args.limit, policy=args.moments,
+                   columns=columns_of(args.columns))
   clock.add("probe", 0, sum(map(len, found.clips.values())))
   return found
 
 
-def buckets_of(cfg: Config) -> tuple[BucketConfig, ...]:
-  """The buckets that the flags name, or else the config."""
-  return buckets_lib.parse(FLAGS.buckets or ",".join(cfg.data.buckets) or buckets_lib.name(cfg.sample.bucket))
+def buckets_of(cfg: Config, named: str | None) -> tuple[BucketConfig, ...]:
+  """The buckets that --buckets names, or else the config."""
+  return buckets_lib.parse(named or ",".join(cfg.data.buckets) or buckets_lib.name(cfg.sample.bucket))
 
 
-def columns_of(pairs: list[str]) -> dict[str, str]:
-  """Our name -> theirs, of ["ours:theirs"]."""
-  columns = dict(pair.partition(":")[::2] for pair in pairs)
+def columns_of(text: str | None) -> dict[str, str]:
+  """Our name -> theirs, of "ours:theirs,ours:theirs"."""
+  columns = dict(pair.partition(":")[::2] for pair in text.split(",")) if text else {}
   if wrong := [f"{ours}:{theirs}" for ours, theirs in columns.items() if ours not in captions.FIELDS or not theirs]:
     raise ValueError(f"--columns={','.join(wrong)} is not OURS:THEIRS with one of our names {', '.join(captions.FIELDS)}.")
   return columns
 
 
-def look(setting: Setting) -> Inventory:
+def look(setting: Setting, args: argparse.Namespace) -> Inventory:
   """What would be encoded; also in the file --inventory."""
   cfg, encoders, clock = setting.cfg, setting.encoders(), Clock()
-  found = find(cfg, encoders, clock)
-  made = inventory.inventory(found, buckets_of(cfg), spec=encoders.spec, patch=cfg.model.patch, seconds=clock.seconds["probe"])
-  if FLAGS.decode:
-    made = inventory.measured(made, FLAGS.source, found, clips=FLAGS.decode)
-  if FLAGS.inventory:
-    pathlib.Path(FLAGS.inventory).write_text(json.dumps(made.to_dict(), indent=1))
+  found = find(cfg, encoders, clock, args)
+  made = inventory.inventory(found, buckets_of(cfg, args.buckets), spec=encoders.spec, patch=cfg.model.patch,
+                             seconds=clock.seconds["probe"])
+  if args.decode:
+    made = inventory.measured(made, args.source, found, clips=args.decode)
+  if args.inventory:
+    pathlib.Path(args.inventory).write_text(json.dumps(made.to_dict(), indent=1))
   return made
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "source"])
-  app.run(main, flags_parser=arguments.parse)
+  main()

@@ -7,14 +7,12 @@ Needs no GPU but XLA's compiler for them (motif_jax/bench/absent.py says how to 
 module.  Attention is "chunked" unless a flag says otherwise; cuDNN's kernel is a single call, and its products count all keys.
 """
 
+import argparse
 import dataclasses
 import os
 import pathlib
 import sys
 import time
-
-from absl import app, flags
-from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import compiled, config, mesh as meshes
@@ -23,22 +21,27 @@ from motif_jax.budget import devices, workload
 from motif_jax.data import buckets
 from motif_jax.train import step
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
-DEVICES = flags.DEFINE_integer("devices", 8, "GPUs of the run.", lower_bound=1)
-KIND = flags.DEFINE_string("device_kind", "h200", f"One of {', '.join(absent.KINDS)}.")
-BUCKET = flags.DEFINE_string("bucket", "33x144x256", "FRAMESxHEIGHTxWIDTH.")
-UTILISATION = flags.DEFINE_float("utilisation", 0.4, "Assumed share of the device's peak at which products run beside it.")
-TEXT = flags.DEFINE_string("text", None, "Where to keep the compiled module.")
+
+def parse(argv=None) -> argparse.Namespace:
+  parser = arguments.parser("launch.overlap", __doc__)
+  add = parser.add_argument
+  arguments.add_config(parser)
+  add("--devices", type=arguments.at_least(1), default=8, help="GPUs of the run")
+  add("--device_kind", default="h200", help=f"one of {', '.join(absent.KINDS)}")
+  add("--bucket", default="33x144x256", help="FRAMESxHEIGHTxWIDTH in pixels")
+  add("--utilisation", type=float, default=0.4, help="assumed share of the device's peak at which products run beside it")
+  add("--text", help="where to keep the compiled module")
+  return arguments.parse(parser, argv)
 
 
-def main(argv: list[str]) -> None:
+def main(argv=None) -> None:
+  args = parse(argv)
   try:
-    arguments.check_no_others(argv)
-    cfg, device = config.from_config_dict(CONFIG.value), devices.device_of(KIND.value)
+    cfg, device = config.from_config_dict(args.config), devices.device_of(args.device_kind)
     if cfg.model.attention == "xla":
       cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, attention="chunked"))
-    mesh = meshes.make_mesh(cfg.mesh, devices=absent.devices(KIND.value, DEVICES.value))
-    grid, plan = workload.latent_grid(buckets.one(BUCKET.value), sizes.STRIDES), step.plan_at(cfg, 0)
+    mesh = meshes.make_mesh(cfg.mesh, devices=absent.devices(args.device_kind, args.devices))
+    grid, plan = workload.latent_grid(buckets.one(args.bucket), sizes.STRIDES), step.plan_at(cfg, 0)
     meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
@@ -47,16 +50,16 @@ def main(argv: list[str]) -> None:
   began = time.process_time()
   executable = lowered.compile()
   text = executable.as_text()
-  if TEXT.value:
-    pathlib.Path(TEXT.value).write_text(text)
+  if args.text:
+    pathlib.Path(args.text).write_text(text)
   planned = compiled.memory(executable)
-  print(f"compiled for {DEVICES.value} x {KIND.value} in {time.process_time() - began:.0f} s of a CPU; mesh {dict(mesh.shape)}; "
-        f"{cfg.model.dtype}, attention {cfg.model.attention}, remat {cfg.model.remat}; {os.environ.get('XLA_FLAGS', '')}")
+  print(f"compiled for {args.devices} x {args.device_kind} in {time.process_time() - began:.0f} s of a CPU; mesh "
+        f"{dict(mesh.shape)}; {cfg.model.dtype}, attention {cfg.model.attention}, remat {cfg.model.remat}; "
+        f"{os.environ.get('XLA_FLAGS', '')}")
   print(f"of a device: memory {planned.total / 1e9:.3g} GB, {planned.temporary / 1e9:.3g} of it temporary; products "
         f"{compiled.matmul_flops(text):.4g} FLOPs")
-  print("\n".join(overlap.lines(text, device, utilisation=UTILISATION.value)))
+  print("\n".join(overlap.lines(text, device, utilisation=args.utilisation)))
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config"])
-  app.run(main, flags_parser=arguments.parse)
+  main()

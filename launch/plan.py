@@ -4,34 +4,40 @@ Tokens, FLOPs, bytes, what fits, collectives and shardings by closed forms (`mot
 --compile the compiler's own figures beside them, from the step compiled for as many virtual CPU devices.
 """
 
+import argparse
 import dataclasses
 import math
 import os
 import sys
 import time
 
-from absl import app, flags
 import jax
-from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import compiled, config, mesh as meshes, sharding
 from motif_jax.bench import compiling, sizes
 from motif_jax.budget import devices, exposure, flops, memory, recipe, sampling, traffic, workload
+from motif_jax.budget.memory import size
 from motif_jax.data import buckets
 from motif_jax.encoders import registry
 from motif_jax.train import step
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
-DEVICES = flags.DEFINE_integer("devices", 8, "Devices of the run.")
-KIND = flags.DEFINE_string("device_kind", "h200", f"One of {', '.join(devices.DEVICES)}.")
-BUCKETS = flags.DEFINE_string("buckets", "", "FRAMESxHEIGHTxWIDTH,...; default: the recipe's, or sample.bucket if it is no such.")
-STRIDES = flags.DEFINE_list("strides", None, "Pixels per latent in (time, height, width); default: the codec's or Wan 2.1's.")
-UTILISATION = flags.DEFINE_float("utilisation", 0.4, "Assumed share of the device's peak that executed FLOPs reach.")
-COMPILE = flags.DEFINE_bool("compile", False, "Compile each executable for virtual CPU devices and compare; takes minutes.")
-RECIPE = flags.DEFINE_bool("recipe", True, "Print the hours of the ten-stage recipe.")
-SAMPLING = flags.DEFINE_bool("sampling", False, "Print what sampling one video needs, phase by phase, and nothing of training.")
 SMALL = 0.01  # share of all time on the wire below which messages are summed up
+
+
+def parse(argv=None) -> argparse.Namespace:
+  parser = arguments.parser("launch.plan", __doc__)
+  add = parser.add_argument
+  arguments.add_config(parser)
+  add("--devices", type=int, default=8, help="devices of the run")
+  add("--device_kind", default="h200", help=f"one of {', '.join(devices.DEVICES)}")
+  add("--buckets", help="FRAMESxHEIGHTxWIDTH,...; by default the recipe's, or sample.bucket if it is no such")
+  add("--strides", help="pixels per latent in (time, height, width); by default the codec's or Wan 2.1's")
+  add("--utilisation", type=float, default=0.4, help="assumed share of the device's peak that executed FLOPs reach")
+  add("--compile", action="store_true", help="compile each executable for virtual CPU devices and compare; takes minutes")
+  add("--norecipe", action="store_true", help="do not print the hours of the ten-stage recipe")
+  add("--sampling", action="store_true", help="print what sampling one video needs, phase by phase, and nothing of training")
+  return arguments.parse(parser, argv)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +90,7 @@ def strides_of(cfg, given) -> tuple[int, int, int]:
     if len(given) != 3 or not all(s.isdigit() and int(s) for s in given):
       raise ValueError(f"--strides={','.join(given)}: expected three positive whole numbers (time, height, width) such as 4,8,8.")
     return tuple(map(int, given))
-  codec = registry.announced(cfg.encoders)[0]
-  return tuple(codec.strides) if codec and codec.channels == cfg.model.latent_channels else sizes.STRIDES
+  return registry.own_strides(cfg) or sizes.STRIDES
 
 
 def tokens_of(job: Job, bucket) -> workload.Tokens:
@@ -261,29 +266,23 @@ def told(c: compiled.Collective) -> str:
   return f"{c.count} x {c.kind} of {size(c.bytes)} in groups of {c.group}"
 
 
-def size(count: float) -> str:
-  """Bytes for people."""
-  unit = next((u for u in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u[0]), (1, "B"))
-  return f"{count / unit[0]:.3g} {unit[1]}"
-
-
-def main(argv: list[str]) -> None:
+def main(argv=None) -> None:
+  args = parse(argv)
   jax.config.update("jax_platforms", "cpu")
   try:
-    arguments.check_no_others(argv)
-    cfg = config.from_config_dict(CONFIG.value)
-    job = prepare(cfg, count=DEVICES.value, kind=KIND.value, names=BUCKETS.value, strides=STRIDES.value,
-                  utilisation=UTILISATION.value)
+    strides = args.strides.split(",") if args.strides else None
+    job = prepare(config.from_config_dict(args.config), count=args.devices, kind=args.device_kind, names=args.buckets,
+                  strides=strides, utilisation=args.utilisation)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   print("\n".join(head(job)))
-  if SAMPLING.value:
+  if args.sampling:
     print("\n".join(line for bucket in job.buckets for line in of_sampling(job, bucket)))
     return
   for bucket in job.buckets:
     for plan in plans_of(job.cfg):
       print("\n" + "\n".join(of_bucket(job, bucket, plan)))
-      if COMPILE.value:
+      if args.compile:
         print("\n".join(compiled_lines(job, bucket, plan)), flush=True)
   plans = plans_of(job.cfg)
   print("\n" + "\n".join(shardings(job)))
@@ -291,10 +290,9 @@ def main(argv: list[str]) -> None:
         + ", and as many with telemetry" * (job.cfg.train.telemetry_every > 0) + "; launch.train counts those of its data")
   for plan, first in plans.items():
     print(f"  from step {first}: " + " | ".join(map(str, plan)))
-  if RECIPE.value and set(recipe.BUCKETS) & set(job.buckets):
+  if not args.norecipe and set(recipe.BUCKETS) & set(job.buckets):
     print("\n" + "\n".join(of_recipe(job)))
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config"])
-  app.run(main, flags_parser=arguments.parse)
+  main()

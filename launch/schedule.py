@@ -4,31 +4,39 @@ Steps and epochs of each bucket, the pattern, rows and tokens of a batch, and th
 data.path only these rates, for the recipe's buckets.  Nothing is read but the data set's metadata.
 """
 
+import argparse
 import collections
-import math
+import re
 import sys
 
-from absl import app, flags
 import numpy as np
-from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import config
 from motif_jax.budget import devices, feeding, recipe, workload
+from motif_jax.budget.memory import size
 from motif_jax.data import buckets, dataset as datasets, pipeline, record
 from motif_jax.train import step
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; --config.a.b=value changes one key of it.")
-STEPS = flags.DEFINE_integer("show", 24, "Steps of the interleaved pattern to print.", lower_bound=1)
-KIND = flags.DEFINE_string("device_kind", "h200", f"One of {', '.join(devices.DEVICES)}.")
-UTILISATION = flags.DEFINE_float("utilisation", 0.4, "Assumed share of the device's peak that executed FLOPs reach.")
-READ = flags.DEFINE_float("read", 1.0, "GB/s that a host can read and unpack; launch.feed measures it.", lower_bound=1e-6)
-TOKENS = flags.DEFINE_integer("text", record.TYPICAL_TOKENS, "Without data: tokens of the three captions of a clip together.")
-TEACHER = flags.DEFINE_list("teacher", ["8", "8"], "Without data: grid of the teacher's features, where alignment is on.")
 WAN = (4, 8, 8)  # strides of the released codec
 
 
-def of_data(cfg, dataset) -> list[str]:
+def parse(argv=None) -> argparse.Namespace:
+  parser = arguments.parser("launch.schedule", __doc__)
+  add = parser.add_argument
+  arguments.add_config(parser)
+  add("--show", type=arguments.at_least(1), default=24, help="steps of the interleaved pattern to print")
+  add("--device_kind", default="h200", help=f"one of {', '.join(devices.DEVICES)}")
+  add("--utilisation", type=float, default=0.4, help="assumed share of the device's peak that executed FLOPs reach")
+  add("--read", type=arguments.at_least(1e-6, float), default=1.0, help="GB/s that a host can read and unpack, as launch.feed "
+      "measures it")
+  add("--text", type=arguments.at_least(1), default=record.TYPICAL_TOKENS, help="without data: tokens of the three captions of a "
+      "clip together")
+  add("--teacher", default="8,8", help="without data: grid of the teacher's features, where alignment is on")
+  return arguments.parse(parser, argv)
+
+
+def of_data(cfg, dataset, show: int) -> list[str]:
   """Buckets, their batches and their steps."""
   found = pipeline.split_indices(dataset, cfg.data.validation)[0]
   order = pipeline.make_order(cfg.data, dataset, found, seed=cfg.seed, patch=cfg.model.patch)
@@ -46,7 +54,7 @@ def of_data(cfg, dataset) -> list[str]:
                  f"{tokens * rows:>15,}{planned[number]:>10,}{planned[number] / cfg.train.steps:>8.1%}{epochs[number]:>9.3g}"
                  f"{min(1, epochs[number]):>12.1%}{origin}")
   used = (clips * np.minimum(1, epochs)).sum()
-  shown = min(STEPS.value, cfg.train.steps)
+  shown = min(show, cfg.train.steps)
   kinds = len({part.bucket for number, part in enumerate(parts) if planned[number]})
   plans = {step.plan_at(cfg, first) for first in (0, cfg.route.last_step, cfg.alignment.last_step)}
   return lines + [
@@ -69,58 +77,53 @@ def of_order(cfg, order, parts) -> list[str]:
           f"{size(held)} in all processes together, and a restart reads at most twice as much again"]
 
 
-def of_feeding(cfg, device, clips) -> list[str]:
+def of_feeding(cfg, device, clips, args: argparse.Namespace) -> list[str]:
   """The rates at which one host must be fed.  `clips`: (bucket, latent grid, bytes of a clip)."""
   plan = step.plan_at(cfg, 0)
-  lines = [f"feeding one host of {device.node} x {KIND.value}, whose executed FLOPs reach {UTILISATION.value:.0%} of the peak; "
-           "plan " + " | ".join(map(str, plan)),
-           f"   {'bucket':<16}{'bytes a clip':>13}{'ms a clip and device':>22}{'clips/s':>10}{'bytes/s':>11}   of {READ.value:g} "
+  lines = [f"feeding one host of {device.node} x {args.device_kind}, whose executed FLOPs reach {args.utilisation:.0%} of the "
+           "peak; plan " + " | ".join(map(str, plan)),
+           f"   {'bucket':<16}{'bytes a clip':>13}{'ms a clip and device':>22}{'clips/s':>10}{'bytes/s':>11}   of {args.read:g} "
            "GB/s"]
   for bucket, grid, count in clips:
-    need = feeding.demand(cfg, tokens_of(cfg, grid), plan, device, clip_bytes=count, utilisation=UTILISATION.value)
-    share = need.bytes / READ.value / 1e9
+    need = feeding.demand(cfg, tokens_of(cfg, grid), plan, device, clip_bytes=count, utilisation=args.utilisation)
+    share = need.bytes / args.read / 1e9
     lines.append(f"   {buckets.name(bucket):<16}{size(count):>13}{1e3 * need.seconds:>22.3g}{need.clips:>10.3g}"
                  f"{size(need.bytes):>11}{share:>9.1%}{'  MORE THAN A HOST READS' if share > 1 else ''}")
   return lines
 
 
-def recipe_clips(cfg) -> list[tuple]:
+def recipe_clips(cfg, args: argparse.Namespace) -> list[tuple]:
   """(bucket, latent grid, bytes) of the recipe's clips, for the config's encoders."""
-  height, width = (int(side) for side in TEACHER.value)
+  if not re.fullmatch(r"[1-9]\d*,[1-9]\d*", args.teacher):
+    raise ValueError(f"--teacher={args.teacher}: expected two positive whole numbers (height, width) such as 8,8.")
+  height, width = map(int, args.teacher.split(","))
   dim = cfg.alignment.teacher_dim if cfg.alignment.weight > 0 else 0
   grids = [(bucket, workload.latent_grid(bucket, WAN)) for bucket in recipe.BUCKETS]
   return [(bucket, grid, record.bytes_of(record.Spec(grid, cfg.model.latent_channels, cfg.model.text_dim, (height, width), dim),
-                                         text_tokens=TOKENS.value)) for bucket, grid in grids]
+                                         text_tokens=args.text)) for bucket, grid in grids]
 
 
 def tokens_of(cfg, grid):
   return workload.tokens_of(cfg.model, grid, cfg.data.text_tokens)
 
 
-def size(count: float) -> str:
-  """Bytes for people."""
-  power = min(4, int(math.log10(max(count, 1))) // 3)
-  return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def main(argv: list[str]) -> None:
+def main(argv=None) -> None:
   arguments.quiet()
+  args = parse(argv)
   try:
-    arguments.check_no_others(argv)
-    cfg, device, lines = config.from_config_dict(CONFIG.value), devices.device_of(KIND.value), []
+    cfg, device, lines = config.from_config_dict(args.config), devices.device_of(args.device_kind), []
     if cfg.data.path or cfg.data.mixture:
       dataset = datasets.open_data(cfg.data)
       datasets.check_encoders(dataset.meta, cfg)
-      lines = [*of_data(cfg, dataset), ""]
+      lines = [*of_data(cfg, dataset, args.show), ""]
       clips = {part.bucket: (part.bucket, part.spec.grid, record.bytes_of(part.spec)) for part in dataset.meta.parts}.values()
     else:
-      clips = recipe_clips(cfg)
-    lines += of_feeding(cfg, device, clips)
+      clips = recipe_clips(cfg, args)
+    lines += of_feeding(cfg, device, clips, args)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   print("\n".join(lines))
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config"])
-  app.run(main, flags_parser=arguments.parse)
+  main()

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from configs import smoke
@@ -181,7 +180,6 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--processes", type=int, default=1)
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args(argv)
-  flags.FLAGS.mark_as_parsed()
   program_files.keep_whole()
   output = args.output.absolute()
   output.mkdir(parents=True, exist_ok=True)

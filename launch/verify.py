@@ -8,13 +8,12 @@ the frames that they were made from stand above, and how far apart the two are i
 wrong.
 """
 
+import argparse
 import dataclasses
 import pathlib
 import sys
 
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
 from launch import arguments
 from motif_jax import config as config_lib, sample
@@ -22,41 +21,45 @@ from motif_jax.data import buckets as buckets_lib, clip as clips, dataset, verif
 from motif_jax.data.source import read_source
 from motif_jax.encoders import registry
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "A file in configs/; names the encoders that made the data set.")
-flags.DEFINE_string("data", None, "Folder of the data set.")
-flags.DEFINE_string("source", "", "Folder that it was made from, to show the frames beside what the latents hold of them.")
-flags.DEFINE_string("pictures", "", "Folder for the pictures. Default: the data set's.")
-flags.DEFINE_integer("count", 4, "Records of each bucket to decode; 0: none.", lower_bound=0)
-flags.DEFINE_integer("readers", 4, "Processes that read.", lower_bound=1)
+
+def parse(argv=None) -> argparse.Namespace:
+  parser = arguments.parser("launch.verify", __doc__)
+  add = parser.add_argument
+  arguments.add_config(parser, about="a file in configs/, which names the encoders that made the data set")
+  add("--data", required=True, help="folder of the data set")
+  add("--source", help="folder that it was made from, to show the frames beside what the latents hold of them")
+  add("--pictures", help="folder for the pictures, by default the data set's")
+  add("--count", type=arguments.at_least(0), default=4, help="records of each bucket to decode; 0: none")
+  add("--readers", type=arguments.at_least(1), default=4, help="processes that read")
+  return arguments.parse(parser, argv)
 
 
-def main(argv) -> None:
+def main(argv=None) -> None:
   arguments.quiet()
+  args = parse(argv)
   try:
-    arguments.check_no_others(argv)
-    checked = verify.check(FLAGS.data, readers=FLAGS.readers)
+    checked = verify.check(args.data, readers=args.readers)
     print(f"{checked.records} records, {checked.bytes / 1e9:.3g} GB, {len(checked.faults)} faults", *checked.faults, sep="\n")
-    if FLAGS.count and not checked.faults:
-      show(config_lib.from_config_dict(FLAGS.config))
+    if args.count and not checked.faults:
+      show(config_lib.from_config_dict(args.config), args)
   except ValueError as e:
     sys.exit(f"error: {e}")
   sys.exit(1 if checked.faults else 0)
 
 
-def show(cfg) -> None:
+def show(cfg, args: argparse.Namespace) -> None:
   """Writes the pictures and prints what they are of."""
   codec, = registry.named(cfg.encoders, ("codec",))
-  made = dataset.open_dataset(FLAGS.data).meta.codec
+  made = dataset.open_dataset(args.data).meta.codec
   if made["name"] != codec.name or not dataset.same_version(made["version"], codec.version):
     raise ValueError(f"the data set was made by codec {made['name']} version {made['version']}, the config names {codec.name} "
                      f"version {codec.version}; set encoders.codec, and encoders.weights.codec, to decode it.")
-  found = {clip.key: clip for clip in read_source(FLAGS.source, fps=videos.FPS)[0]} if FLAGS.source else {}
-  for part, records in verify.samples(FLAGS.data, FLAGS.count):
+  found = {clip.key: clip for clip in read_source(args.source, fps=videos.FPS)[0]} if args.source else {}
+  for part, records in verify.samples(args.data, args.count):
     rows, titles = [], []
     for record in records:
       decoded = np.asarray(sample.decode(codec, record["latents"][None].astype(np.float32)))[0]
-      frames = source_frames(found, record, part.bucket)
+      frames = source_frames(args.source, found, record, part.bucket)
       said = f"{record['key']}: {record['caption_long']}"
       if frames is not None:
         said = f"{psnr(frames, decoded):.1f} dB  {said}"
@@ -65,18 +68,18 @@ def show(cfg) -> None:
       rows.append(decoded)
       titles.append("" if frames is not None else said)
       print(said)
-    file = pathlib.Path(FLAGS.pictures or FLAGS.data) / f"verify-{buckets_lib.name(part.bucket)}.png"
+    file = pathlib.Path(args.pictures or args.data) / f"verify-{buckets_lib.name(part.bucket)}.png"
     videos.write_contact_sheet(file, rows, titles=titles, columns=min(8, part.bucket.frames))
     print(f"pictures: {file}")
 
 
-def source_frames(found: dict, record: dict, bucket) -> np.ndarray | None:
+def source_frames(source: str, found: dict, record: dict, bucket) -> np.ndarray | None:
   """The frames that a record was made from, uint8 (F, H, W, 3); None where they are not there any more."""
   clip = found.get(record["key"].rsplit("#", 1)[0])  # "#2": the third moment of one captioned clip
   if clip is None:
     return None
   try:
-    return clips.read(FLAGS.source, dataclasses.replace(clip, start=record["start"], fps=record["fps"]), bucket)
+    return clips.read(source, dataclasses.replace(clip, start=record["start"], fps=record["fps"]), bucket)
   except videos.UnreadableVideo as e:
     print(f"  its source: {e}")
     return None
@@ -89,5 +92,4 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "data"])
-  app.run(main, flags_parser=arguments.parse)
+  main()

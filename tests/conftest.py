@@ -1,5 +1,4 @@
-"""Eight virtual CPU devices and quick compilation for every test, set before jax starts; absl flags parsed, for grain's workers;
-what CI's second interpreter leaves out."""
+"""Eight virtual CPU devices and quick compilation for every test, set before jax starts; what CI's second interpreter leaves out."""
 
 import atexit
 import gc
@@ -31,11 +30,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ.update(JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
   atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
 
-from absl import flags  # after the variables: nothing that imports jax may come before them
+from motif_jax import program_files  # after the variables: nothing that imports jax may come before them
 
-from motif_jax import program_files
-
-flags.FLAGS.mark_as_parsed()
 program_files.keep_whole()
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects and hardly a cycle: collecting them took an eighth of test_train
 

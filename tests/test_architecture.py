@@ -74,7 +74,7 @@ HOMES = {
     "tokenizers": ("motif_jax/encoders/tokenizer",),
     "ray": ("motif_jax/encoding_ray",),
     "tokamax": ("motif_jax/model/attention",),
-    "absl": ("launch/*", "motif_jax/train/*"),
+    "absl": ("launch/*", "motif_jax/data/pipeline"),
 }
 # The program that times the torch original (`launch.bench --reference`): a process of its own, and no file imports it.
 ORIGINAL = {"launch/reference": ("torch", "diffusers")}

@@ -210,6 +210,12 @@ def _logits(cfg, kind, tokens, split, *, final=False):
   return limit * keys * cfg.heads / split.heads
 
 
+def size(count: float) -> str:
+  """Bytes for people."""
+  unit = next((u for u in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u[0]), (1, "B"))
+  return f"{count / unit[0]:.3g} {unit[1]}"
+
+
 def _has_cross(cfg: ModelConfig, kind: str) -> bool:
   return cfg.cross_attention.kind != "none" if kind == "single" else kind == "dual" and cfg.cross_attention.dual
 

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
+from absl import flags
 import grain
 import numpy as np
 
@@ -27,8 +28,6 @@ def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0
             ) -> Iterator[tuple[BucketConfig, dict[str, np.ndarray]]]:
   """An endless iterator of (bucket, batch) from `start_step` on; call its `close()` when done, or workers linger.
 
-  With `cfg.workers`, absl flags must be parsed (`flags.FLAGS.mark_as_parsed()` in a notebook): grain's workers read them.
-
   A batch holds this process's rows, of `Schedule.rows` in all: latents (B, F, H, W, C), first_frame (B, 4, H, W, C),
   text (B, T, dim), teacher (B, F, h, w, dim_t), all float16 as stored, and text_mask (B, T) bool, True for real tokens.
   With `cfg.sample_latents` also log_variance, like latents.
@@ -42,6 +41,8 @@ def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0
   ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
   steps = grain.MapDataset.range(start_step, _LAST_STEP).map(Loader(cfg, dataset, indices, order, share)).to_iter_dataset(ahead)
   if cfg.workers:
+    if not flags.FLAGS.is_parsed():  # grain asks them of its workers, and none of ours is absl's
+      flags.FLAGS.mark_as_parsed()
     steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=cfg.workers, per_worker_buffer_size=2))
   allowed = int(cfg.lost_records * sum(map(len, indices)))
   return lost_records.Watched(iter(steps), {} if lost is None else lost, allowed=allowed)

@@ -75,6 +75,12 @@ def announced(names: EncodersConfig, roles: tuple[str, ...] = MADE_DATA) -> tupl
   return tuple(None if role in absent else _make(names, role, mesh=None, load=False) for role in roles)
 
 
+def own_strides(cfg: Config) -> tuple[int, int, int] | None:
+  """Pixels per latent of the config's codec; None where it has no folder yet, or other channels than the model."""
+  codec, = announced(cfg.encoders, ("codec",))
+  return tuple(codec.strides) if codec and codec.channels == cfg.model.latent_channels else None
+
+
 def _faults(names, roles):
   """Unknown names, and folders that nobody reads."""
   wrong = []
