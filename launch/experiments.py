@@ -144,7 +144,8 @@ def grid_of(cfg: Config) -> tuple[int, int, int]:
 
 def record(cfg: Config, folder: pathlib.Path) -> dict:
   """What a result says of a run: its size, the FLOPs executed by each step that was looked at, and what was seen there."""
-  rows, tokens = cfg.data.batch_size, workload.tokens_of(cfg.model, grid_of(cfg), cfg.data.text_tokens)
+  tokens = workload.tokens_of(cfg.model, grid_of(cfg), cfg.data.text_tokens)
+  rows = cfg.data.rows(tokens.video)
   plans = [plan_at(cfg, step) for step in range(cfg.train.steps)]
   work = {plan: steps.train_flops(cfg, tokens, plan, workload.Split(), rows)[1] for plan in dict.fromkeys(plans)}
   executed = np.cumsum([work[plan] for plan in plans])

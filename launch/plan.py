@@ -53,9 +53,9 @@ class Job:
   strides: tuple[int, int, int]
   utilisation: float
 
-  @property
-  def rows(self) -> int:
-    return self.cfg.data.batch_size // self.split.batch
+  def rows(self, tokens: workload.Tokens) -> int:
+    """Of the batch of a bucket, per device."""
+    return self.cfg.data.rows(tokens.video) // self.split.batch
 
 
 def prepare(cfg, *, count, kind, names, strides, utilisation) -> Job:
@@ -70,7 +70,8 @@ def prepare(cfg, *, count, kind, names, strides, utilisation) -> Job:
   job = Job(cfg, mesh, split, kind, device, buckets.parse(names)[::-1] if names else usual, strides_of(cfg, strides), utilisation)
   recipe.costs(cfg, device, utilisation=utilisation, strides=job.strides, stages=())
   for bucket in job.buckets:
-    workload.check_split(cfg, split, tokens_of(job, bucket))
+    workload.check_split(cfg, split, tokens := tokens_of(job, bucket))
+    buckets.rows(cfg.data, bucket, tokens.video)  # raises
   return job
 
 
@@ -97,11 +98,6 @@ def tokens_of(job: Job, bucket) -> workload.Tokens:
   return workload.tokens_of(job.cfg.model, workload.latent_grid(bucket, job.strides), job.cfg.data.text_tokens)
 
 
-def plans_of(cfg) -> dict:
-  """Plan -> the first step that runs it."""
-  return {step.plan_at(cfg, first): first for first in sorted({0, cfg.route.last_step, cfg.alignment.last_step}, reverse=True)}
-
-
 def head(job: Job) -> list[str]:
   """What was given and what is assumed."""
   split, device, cfg = job.split, job.device, job.cfg
@@ -110,14 +106,17 @@ def head(job: Job) -> list[str]:
       f"{split.devices} x {job.kind}: {size(device.memory)}, {devices.USABLE:.0%} of it assumed usable; peak "
       f"{device.flops / 1e12:.0f} TFLOP/s bfloat16, of which executed FLOPs are assumed to reach {job.utilisation:.0%}",
       f"mesh: data {split.data} x fsdp {split.fsdp} x sequence {split.sequence} (heads {split.heads} x keys {split.keys})",
-      f"batch: {cfg.data.batch_size}, {job.rows} per device and step, in {split.accumulate} microbatches",
+      f"batch: {cfg.data.batch_size}, {cfg.data.batch_size // split.batch} per device and step, "
+      + (f"times as often as fits into {cfg.data.batch_tokens:,} video tokens, " if cfg.data.batch_tokens else "")
+      + f"in {split.accumulate} microbatches",
       f"model: attention {cfg.model.attention}, remat {cfg.model.remat}, {cfg.model.dtype}; optimizer {cfg.optimizer.kind}; "
       f"{cfg.data.text_tokens} text tokens; latents {'x'.join(map(str, job.strides))} pixels",
       f"parameters: {memory.network_size(cfg):,}"
       + (f", frozen; of the adapter {sum(map(math.prod, memory.adapters(cfg).values())):,}" if cfg.adapter.rank else ""),
   ]
   if inner > device.node:
-    lines.append(f"fsdp x sequence = {inner} is more than the {device.node} devices of a node: weights travel over the network.")
+    lines.append(f"fsdp x sequence = {inner} is more than the {device.node} devices of a node: weights travel over the network"
+                 + (f"; {flags} keeps them inside." if (flags := devices.within_nodes(split, device)) else "."))
   return lines
 
 
@@ -128,7 +127,8 @@ def counts_of(cfg) -> dict[str, int]:
 
 def of_bucket(job: Job, bucket, plan) -> list[str]:
   """FLOPs, bytes, what fits and what is sent, of one executable."""
-  cfg, split, tokens, rows = job.cfg, job.split, tokens_of(job, bucket), job.rows
+  cfg, split, tokens = job.cfg, job.split, tokens_of(job, bucket)
+  rows = job.rows(tokens)
   model = flops.model_flops(cfg.model, tokens)
   parts = flops.executed(cfg, tokens, plan, split)
   # Cut like the parameters: on CPU XLA divides Newton-Schulz's products nearly evenly.
@@ -138,7 +138,8 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
   total, usable = sum(bytes_.values()), devices.USABLE * job.device.memory
   seconds = work / (job.utilisation * job.device.flops)
   lines = [
-      f"bucket {buckets.name(bucket)}: {tokens.video:,} video tokens; " + " | ".join(map(str, plan)),
+      f"bucket {buckets.name(bucket)}: {tokens.video:,} video tokens; " + " | ".join(map(str, plan))
+      + (f"; batch {rows * split.batch}, {rows} per device" if cfg.data.batch_tokens else ""),
       f"  FLOPs per sample: model {model.total:.4g} (attention {model.attention / model.total:.0%})",
       "  executed per sample and device: " + ", ".join(f"{name} {part.total:.3g}" for name, part in parts.items())
       + (f"; Muon {muon:.3g} a step" if muon else ""),
@@ -153,14 +154,15 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
   if host := memory.host_bytes(cfg, tokens, plan, split, rows):
     lines.append(f"  in the host's memory, for each device: {size(host)}")
   if total > usable:
-    change = devices.nearest_fit(cfg, tokens, plan, split, rows, job.device)
-    lines.append(f"  nearest change that fits: {change or 'none known at this mesh; take more devices along sequence'}")
+    least = cfg.data.batch_size * max(tokens_of(job, other).video for other in job.buckets)
+    change = devices.nearest_fit(cfg, tokens, plan, split, rows, job.device, least=least)
+    lines.append(f"  nearest change that fits: {change or 'none known on these devices; take more, along sequence'}")
   return lines + communication(job, tokens, plan, seconds)
 
 
 def rematerialisation(job: Job, tokens, plan) -> str:
   """Bytes and FLOPs of each policy, and which to take."""
-  found = devices.policies(job.cfg, tokens, plan, job.split, job.rows, job.device)
+  found = devices.policies(job.cfg, tokens, plan, job.split, job.rows(tokens), job.device)
   best = next((policy.name for policy in found if policy.fits), None)
   told = ", ".join(f"{p.name} {size(p.bytes)} and {p.flops / found[0].flops:.2f}" for p in found)
   flag = "" if best == job.cfg.model.remat else f": --config.model.remat={best}"
@@ -170,7 +172,7 @@ def rematerialisation(job: Job, tokens, plan) -> str:
 
 def communication(job: Job, tokens, plan, step_seconds: float) -> list[str]:
   """What a device sends, most exposed first: bytes, seconds at line rate, and how many of them nothing can hide."""
-  found = exposure.rows_of(job.cfg, tokens, plan, job.split, job.rows, job.device, utilisation=job.utilisation)
+  found = exposure.rows_of(job.cfg, tokens, plan, job.split, job.rows(tokens), job.device, utilisation=job.utilisation)
   if not found:
     return []
   sent, seconds, exposed = (sum(getattr(row, name) for row in found) for name in ("sent", "seconds", "exposed"))
@@ -240,11 +242,11 @@ def compiled_lines(job: Job, bucket, plan) -> list[str]:
   executable = compile_step(cfg, job, bucket, plan)
   seconds = time.perf_counter() - started
   tokens, text = tokens_of(job, bucket), executable.as_text()
-  ours = sum(memory.step_bytes(cfg, tokens, plan, job.split, job.rows).values())
-  work = job.rows * sum(part.total for part in flops.executed(cfg, tokens, plan, job.split).values())
+  ours = sum(memory.step_bytes(cfg, tokens, plan, job.split, job.rows(tokens)).values())
+  work = job.rows(tokens) * sum(part.total for part in flops.executed(cfg, tokens, plan, job.split).values())
   planned = compiled.memory(executable)
   sent = sum(c.sent for c in compiled.collectives(text))
-  expected = sum(traffic.sent(traffic.step_traffic(cfg, tokens, plan, job.split, job.rows)).values())
+  expected = sum(traffic.sent(traffic.step_traffic(cfg, tokens, plan, job.split, job.rows(tokens))).values())
   return [
       f"  compiled on CPU in {seconds:.0f} s, attention {cfg.model.attention}; bfloat16 may be computed and sent as float32",
       f"    memory: {size(planned.total)} ({size(planned.arguments)} arguments, {size(planned.temporary)} temporary); "
@@ -280,11 +282,11 @@ def main(argv=None) -> None:
     print("\n".join(line for bucket in job.buckets for line in of_sampling(job, bucket)))
     return
   for bucket in job.buckets:
-    for plan in plans_of(job.cfg):
+    for plan in step.plans_of(job.cfg):
       print("\n" + "\n".join(of_bucket(job, bucket, plan)))
       if args.compile:
         print("\n".join(compiled_lines(job, bucket, plan)), flush=True)
-  plans = plans_of(job.cfg)
+  plans = step.plans_of(job.cfg)
   print("\n" + "\n".join(shardings(job)))
   print(f"\nexecutables: {len(job.buckets)} buckets x {len(plans)} plans = {len(job.buckets) * len(plans)} training steps"
         + ", and as many with telemetry" * (job.cfg.train.telemetry_every > 0) + "; launch.train counts those of its data")

@@ -85,7 +85,7 @@ def trace(args: argparse.Namespace, changes: list[str]) -> pathlib.Path:
     workload.check_split(cfg, workload.make_split(tuple(mesh.shape.values()), cfg.model.heads), tokens)
     prepared, program = programs.prepared_training(cfg, mesh, grid, plan), "training step"
     facts |= {"plan": " | ".join(map(str, plan)), "optimizer": cfg.optimizer.kind,
-              "batch": f"{cfg.data.batch_size} in {cfg.train.accumulate} microbatches, mesh "
+              "batch": f"{cfg.data.rows(tokens.video)} in {cfg.train.accumulate} microbatches, mesh "
                        + ", ".join(f"{name} {size}" for name, size in mesh.shape.items())}
   about = dict(program=program, config=" ".join([args.config, *changes]), facts=facts)
   return recording.record(prepared, args.workdir, first=first, stop=stop, about=about)

@@ -56,7 +56,7 @@ def of_data(cfg, dataset, show: int) -> list[str]:
   used = (clips * np.minimum(1, epochs)).sum()
   shown = min(show, cfg.train.steps)
   kinds = len({part.bucket for number, part in enumerate(parts) if planned[number]})
-  plans = {step.plan_at(cfg, first) for first in (0, cfg.route.last_step, cfg.alignment.last_step)}
+  plans = step.plans_of(cfg)
   return lines + [
       f"all: {cfg.train.steps:,} steps, {int((planned * schedule.rows).sum()):,} samples of {clips.sum():,} clips; "
       f"{used / max(clips.sum(), 1):.1%} of the clips are used at least once",

@@ -72,11 +72,15 @@ def _resolve(sizes, count):
 
 
 def _nearest_shapes(sizes, count):
-  """Up to three shapes of exactly `count` devices, nearest to `sizes` by ratio; an axis of -1 may have any size."""
+  """Up to three shapes of exactly `count` devices, nearest to `sizes` by ratio; an axis of -1 may have any size.
+
+  Of shapes as near, those that change few axes come first, and `data` before the axes that talk in every block.
+  """
   divisors = [d for d in range(1, count + 1) if count % d == 0]
   shapes = [s for s in itertools.product(divisors, repeat=len(sizes)) if math.prod(s) == count]
-  distance = lambda shape: sum(abs(math.log(a / b)) for a, b in zip(shape, sizes) if b != -1)
-  return sorted(shapes, key=distance)[:3]
+  ratios = lambda shape: [abs(math.log(a / b)) for a, b in zip(shape, sizes) if b != -1]
+  order = lambda shape: (round(sum(ratios(shape)), 6), sum(ratio > 0 for ratio in ratios(shape)), shape[2], shape[1])
+  return sorted(shapes, key=order)[:3]
 
 
 def degree(mesh, name: str | None) -> int:

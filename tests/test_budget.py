@@ -6,10 +6,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import pytest
 
 from configs import base, motif_2b
-from motif_jax import compiled, config, mesh as meshes, sharding
+from motif_jax import compiled, config, config_dict, mesh as meshes, sharding
 from motif_jax.budget import devices, flops, memory, recipe, throughput, traffic, workload
 from motif_jax.budget.workload import Split, Tokens
 from motif_jax.model import routing, stack, transformer
@@ -253,8 +254,8 @@ ON_GPU = dataclasses.replace(RELEASED, model=dataclasses.replace(RELEASED.model,
 DENSE = make_plan(RELEASED.model.depths)
 
 
-def fits(cfg, rows, split, device=H200):
-  return devices.total(cfg, CLIP_720P, DENSE, split, rows) <= devices.USABLE * device.memory
+def fits(cfg, rows, split, device=H200, tokens=CLIP_720P):
+  return devices.total(cfg, tokens, DENSE, split, rows) <= devices.USABLE * device.memory
 
 
 def test_policies_stand_from_the_fastest_to_the_smallest():
@@ -287,6 +288,63 @@ def test_advice_goes_from_mild_to_strong_and_may_be_none():
   assert advice(1, dataclasses.replace(H200, memory=43e9)) == "--config.model.remat=offload"
   assert "mesh.sequence=2" in advice(1, dataclasses.replace(H200, memory=33e9))
   assert advice(1, dataclasses.replace(H200, memory=1e9)) is None
+
+
+def advised(sizes, gigabytes, tokens=CLIP_720P, cfg=ON_GPU, **data):
+  """(the config on a mesh of `sizes`, the advice for devices of so much memory)."""
+  cfg = dataclasses.replace(cfg, mesh=config.MeshConfig(*sizes), data=dataclasses.replace(cfg.data, **data))
+  split = workload.make_split(sizes, 12)
+  rows, device = cfg.data.rows(tokens.video) // split.batch, dataclasses.replace(H200, memory=gigabytes * 1e9)
+  assert not fits(cfg, rows, split, device, tokens)
+  return cfg, devices.nearest_fit(cfg, tokens, DENSE, split, rows, device)
+
+
+ROUTED = dataclasses.replace(ON_GPU, route=dataclasses.replace(ON_GPU.route, keep=0.5, groups=2))
+
+
+@pytest.mark.parametrize("sizes, gigabytes, given, expected", [
+    ((8, 1, 1), 80, dict(batch_size=8), "mesh.data=4 --config.mesh.fsdp=2"),
+    ((8, 1, 1), 60, dict(batch_size=16), "accumulate=2 --config.mesh.data=2 --config.mesh.fsdp=4"),
+    ((8, 1, 1), 36, dict(batch_size=8), "mesh.data=2 --config.mesh.sequence=4"),
+    ((16, 8, 1), 18, dict(batch_size=128), "mesh.fsdp=1 --config.mesh.sequence=8"),
+    ((6, 1, 1), 60, dict(batch_size=6), "mesh.data=3 --config.mesh.sequence=2"),
+    ((1, 8, 1), 33, dict(batch_size=8, cfg=ROUTED), "mesh.fsdp=4 --config.mesh.sequence=2"),
+    ((1, 8, 1), 45, dict(batch_size=16, batch_tokens=16 * CLIP_720P.video), "accumulate=2"),
+    ((1, 8, 1), 45, dict(batch_size=16, batch_tokens=50 * CLIP_720P.video), "mesh.sequence=8 --config.train.accumulate=16"),
+    ((1, 8, 1), 30, dict(batch_size=8, batch_tokens=8 * CLIP_720P.video, tokens=Tokens(1296, 512)), "batch_tokens=425088"),
+])
+def test_advice_taken_is_a_mesh_and_a_batch_that_work_and_fit(sizes, gigabytes, given, expected):
+  tokens = given.get("tokens", CLIP_720P)
+  cfg, advice = advised(sizes, gigabytes, **given)
+  assert expected in advice
+  changed = ConfigDict(config.to_dict(cfg))
+  for flag in advice.split():
+    config_dict.change(changed, *flag.removeprefix("--config.").split("="))
+  cfg = config.from_config_dict(changed)
+  after, accumulate = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.sequence), cfg.train.accumulate
+  split = workload.make_split(after, 12, accumulate=accumulate)
+  workload.check_split(cfg, split, tokens)
+  assert math.prod(after) == math.prod(sizes) and cfg.data.batch_size % (split.batch * accumulate) == 0
+  assert fits(cfg, cfg.data.rows(tokens.video) // split.batch, split, dataclasses.replace(H200, memory=gigabytes * 1e9), tokens)
+
+
+def test_no_advice_cuts_the_groups_of_a_route():
+  assert "sequence=4" in advised((1, 8, 1), 28, batch_size=8)[1] and advised((1, 8, 1), 28, batch_size=8, cfg=ROUTED)[1] is None
+
+
+def test_no_advice_leaves_fewer_tokens_than_the_largest_clips_need():
+  cfg, tokens, split = ON_GPU, Tokens(1296, 512), Split(1, 8, 1)
+  cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, batch_size=8, batch_tokens=912_640))
+  advice = lambda least: devices.nearest_fit(cfg, tokens, DENSE, split, 88, dataclasses.replace(H200, memory=30e9), least=least)
+  assert advice(425_088) == "--config.data.batch_tokens=425088"
+  assert advice(425_089) is None
+
+
+@pytest.mark.parametrize("sizes, said", [
+    ((1, 64, 1), "--config.mesh.data=8 --config.mesh.fsdp=8"), ((2, 16, 2), "--config.mesh.data=8 --config.mesh.fsdp=4"),
+    ((1, 1, 64), None), ((1, 12, 1), None)])
+def test_a_mesh_wider_than_a_node_is_told_one_that_is_not(sizes, said):
+  assert devices.within_nodes(workload.make_split(sizes, 64), H200) == said
 
 
 def test_an_unknown_device_kind_lists_the_known_ones():

@@ -2,12 +2,15 @@
 
 import re
 
+import jax
 import pytest
 
 from configs import motif_2b
 from launch import plan
 from motif_jax import compiled, config
-from motif_jax.budget import devices, flops, memory, recipe, traffic
+from motif_jax.bench import steps
+from motif_jax.budget import devices, flops, memory, recipe, traffic, workload
+from motif_jax.train import step
 from tests import tiny
 from tests.test_end_to_end import launch
 
@@ -49,7 +52,7 @@ def test_the_release_s_blocks_on_eight_devices_are_as_the_compiler_has_them():
   """At the released width, two blocks of a kind, float32: on CPU bfloat16 would be sent as float32."""
   cfg = released(model__attention="chunked", model__dtype="float32", model__depths=dict(dual=2, single=2, decoder=2))
   job = prepare(cfg, names="33x144x256")
-  (bucket,), (only,) = job.buckets, plan.plans_of(cfg)
+  (bucket,), (only,) = job.buckets, step.plans_of(cfg)
   executable, tokens = plan.compile_step(cfg, job, bucket, only), plan.tokens_of(job, bucket)
   text = executable.as_text()
   work = sum(part.total for part in flops.executed(cfg, tokens, only, job.split).values())
@@ -70,8 +73,9 @@ def test_every_message_of_a_cut_sequence_is_foretold(remat):
   c.data.batch_size = 3
   c.mesh.update(dict(data=1, fsdp=1, sequence=8))
   job = prepare(config.from_config_dict(c), names="5x128x128", strides=["4", "8", "8"])
-  (bucket,), (only,) = job.buckets, plan.plans_of(job.cfg)
-  told = traffic.step_traffic(job.cfg, plan.tokens_of(job, bucket), only, job.split, job.rows)["sequence"]
+  (bucket,), (only,) = job.buckets, step.plans_of(job.cfg)
+  tokens = plan.tokens_of(job, bucket)
+  told = traffic.step_traffic(job.cfg, tokens, only, job.split, job.rows(tokens))["sequence"]
   found = compiled.collectives(plan.compile_step(job.cfg, job, bucket, only).as_text())
   ours = lambda c: c.group in (2, 4) and c.kind in ("all-to-all", "all-gather", "reduce-scatter")  # what shard_map asks for
   told, found = set(filter(ours, told)), set(filter(ours, found))
@@ -93,18 +97,18 @@ def test_the_release_is_planned_for_the_strides_of_its_codec(given, expected):
 def test_a_plan_of_each_phase_is_an_executable():
   c = tiny.config_dict()
   c.route.last_step, c.alignment.last_step = 5, 9
-  plans = plan.plans_of(config.from_config_dict(c))
+  plans = step.plans_of(config.from_config_dict(c))
   assert sorted(plans.values()) == [0, 5, 9]
   assert [any(s.routed for s in p) for p in sorted(plans, key=plans.get)] == [True, False, False]
 
 
 def test_what_does_not_fit_says_so_and_what_would():
   job = prepare(released(model__attention="xla"), names="121x736x1280")
-  said = "\n".join(plan.of_bucket(job, job.buckets[0], next(iter(plan.plans_of(job.cfg)))))
+  said = "\n".join(plan.of_bucket(job, job.buckets[0], next(iter(step.plans_of(job.cfg)))))
   assert "DOES NOT FIT" in said and "largest batch per device: 0" in said
   assert "nearest change that fits: --config.model.attention=cudnn" in said
   fitting = prepare(released(), names="121x736x1280")
-  assert "DOES NOT FIT" not in "\n".join(plan.of_bucket(fitting, fitting.buckets[0], next(iter(plan.plans_of(fitting.cfg)))))
+  assert "DOES NOT FIT" not in "\n".join(plan.of_bucket(fitting, fitting.buckets[0], next(iter(step.plans_of(fitting.cfg)))))
 
 
 @pytest.mark.parametrize("names, changes, said", [
@@ -114,15 +118,29 @@ def test_what_does_not_fit_says_so_and_what_would():
     ("121x736x1280", dict(model__attention="xla"), "none fits")])
 def test_the_fastest_policy_that_fits_is_told(names, changes, said):
   job = prepare(released(**changes), names=names)
-  line = plan.rematerialisation(job, plan.tokens_of(job, job.buckets[0]), next(iter(plan.plans_of(job.cfg))))
+  line = plan.rematerialisation(job, plan.tokens_of(job, job.buckets[0]), next(iter(step.plans_of(job.cfg))))
   assert line.endswith(said)
+
+
+def test_a_budget_of_tokens_gives_short_clips_more_rows():
+  job = prepare(released(data__batch_tokens=8 * 114_080), names="33x144x256,121x736x1280")
+  for bucket, rows in zip(job.buckets, (88, 1), strict=True):
+    tokens, (only,) = plan.tokens_of(job, bucket), step.plans_of(job.cfg)
+    said = plan.of_bucket(job, bucket, only)
+    need = sum(memory.step_bytes(job.cfg, tokens, only, job.split, rows).values())
+    assert said[0].endswith(f"; batch {8 * rows}, {rows} per device")
+    assert any(line.split()[:3] == ["all", *plan.size(need).split()] for line in said)
+    grid = workload.latent_grid(bucket, job.strides)
+    assert jax.eval_shape(lambda: steps.batch_of(job.cfg, grid, seed=0))["latents"].shape[0] == 8 * rows  # what is compiled
+  assert "8, 1 per device and step, times as often as fits into 912,640 video tokens" in "\n".join(plan.head(job))
 
 
 def test_the_table_of_bytes_adds_up():
   job = prepare(released(), names="65x480x832")
-  (only,) = plan.plans_of(job.cfg)
+  (only,) = step.plans_of(job.cfg)
   lines = plan.of_bucket(job, job.buckets[0], only)
-  numbers = memory.step_bytes(job.cfg, plan.tokens_of(job, job.buckets[0]), only, job.split, job.rows)
+  tokens = plan.tokens_of(job, job.buckets[0])
+  numbers = memory.step_bytes(job.cfg, tokens, only, job.split, job.rows(tokens))
   assert any(f"{plan.size(sum(numbers.values()))} of {plan.size(devices.USABLE * 141e9)} usable: fits" in line for line in lines)
   table = dict(row for line in lines if len(row := re.split(r"  +", line.strip())) == 2)
   assert table | {name: plan.size(value) for name, value in numbers.items() if value} == table and len(table) > 5
@@ -130,7 +148,7 @@ def test_the_table_of_bytes_adds_up():
 
 def test_a_step_cut_along_the_sequence_is_told_its_messages():
   job = prepare(released(mesh__fsdp=1, mesh__sequence=8, mesh__data=1), names="121x736x1280")
-  lines = "\n".join(plan.of_bucket(job, job.buckets[0], next(iter(plan.plans_of(job.cfg)))))
+  lines = "\n".join(plan.of_bucket(job, job.buckets[0], next(iter(step.plans_of(job.cfg)))))
   assert "sequence (" not in lines and "all-to-all" in lines and "in groups of 4" in lines
   assert "heads 4 x keys 2" in "\n".join(plan.head(job))
 
@@ -158,6 +176,11 @@ def test_wrong_flags_are_answered_with_what_was_expected(changes, said):
   assert said in str(caught.value)
 
 
+def test_a_budget_of_tokens_that_is_too_small_is_the_run_s_own_error():
+  with pytest.raises(ValueError, match="batch_tokens 1000 is less than data.batch_size 8 rows of bucket 33x144x256.*: 10368; raise it to that.$"):
+    prepare(released(data__batch_tokens=1000), names="33x144x256")
+
+
 def test_a_batch_that_does_not_divide_is_the_run_s_own_error():
   with pytest.raises(ValueError, match="data.batch_size 12 does not divide"):
     prepare(released(data__batch_size=12))
@@ -165,7 +188,7 @@ def test_a_batch_that_does_not_divide_is_the_run_s_own_error():
 
 def test_a_sequence_that_does_not_divide_is_told_what_would():
   cfg = released(mesh__data=-1, mesh__fsdp=1, mesh__sequence=7)
-  with pytest.raises(ValueError, match="144 video tokens do not divide by mesh.sequence = 7"):
+  with pytest.raises(ValueError, match="144 video tokens .* mesh.sequence = 7; .* 6, 8; on these 7 devices --config.mesh.data=7 --config.mesh.sequence=1"):
     prepare(cfg, count=7, names="1x144x256")
 
 

@@ -38,6 +38,11 @@ def test_impossible_size_names_sizes_that_work(asked, named):
   assert named in str(error.value) and "there are 8" in str(error.value)
 
 
+def test_more_devices_are_first_offered_to_data():
+  with pytest.raises(ValueError, match=r"sizes that work: \(8, 8, 1\), \(1, 64, 1\), \(1, 8, 8\)"):
+    mesh_lib.make_mesh(MeshConfig(1, 8, 1), devices=range(64))
+
+
 def _devices(nodes, each):
   """Devices of several hosts, a process each, in an order that mixes them."""
   devices = [types.SimpleNamespace(id=10 * node + i, process_index=nodes - node, slice_index=node)

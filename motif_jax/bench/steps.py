@@ -50,7 +50,7 @@ def _train_case(job, name, bucket, variant):
   grid = workload.latent_grid(bucket, STRIDES)
   tokens, plan = workload.tokens_of(cfg.model, grid, cfg.data.text_tokens), training.plan_at(cfg, 0)
   rows = rows_of(cfg, tokens, plan, split, job)
-  cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, batch_size=rows * split.batch),
+  cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, batch_size=rows * split.batch, batch_tokens=0),
                             train=dataclasses.replace(cfg.train, accumulate=1))
   model, executed = train_flops(cfg, tokens, plan, split, rows)
   settings = _settings(job, name, bucket, cfg, tokens) | {
@@ -91,7 +91,8 @@ def prepared_training(cfg: Config, mesh: Mesh, grid: tuple[int, int, int], plan:
 
 def batch_of(cfg: Config, grid: tuple[int, int, int], *, seed: int) -> dict:
   """A batch of random numbers with latents of that grid, as the pipeline would yield it; a quarter of the text is real."""
-  rows, text, channels = cfg.data.batch_size, cfg.data.text_tokens, cfg.model.latent_channels
+  rows = cfg.data.rows(workload.tokens_of(cfg.model, grid, cfg.data.text_tokens).video)
+  text, channels = cfg.data.text_tokens, cfg.model.latent_channels
   latents, first, features, teacher = normals(
       seed, (rows, *grid, channels), (rows, BLURS, *grid[1:], channels), (rows, text, cfg.model.text_dim),
       (rows, grid[0], *TEACHER_GRID, cfg.alignment.teacher_dim))

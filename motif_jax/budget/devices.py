@@ -8,6 +8,7 @@ from motif_jax.budget import flops, memory
 from motif_jax.budget.workload import Split, Tokens, make_split
 from motif_jax.config import Config
 from motif_jax.config_rules import CHOICES
+from motif_jax.mesh import AXES
 from motif_jax.model.plan import Segment
 
 # Of a device's memory; the rest is for the driver's context, NCCL's buffers, cuDNN's workspaces and fragmentation.  An
@@ -96,35 +97,69 @@ def dominant(parts: dict[str, float]) -> str:
   return f"{name} ({100 * parts[name] / sum(parts.values()):.0f} %)"
 
 
-def nearest_fit(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, rows: int, device: Device) -> str | None:
+def nearest_fit(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, rows: int, device: Device, *,
+                least: int = 0) -> str | None:
   """The mildest change with which `rows` samples per device fit, as a flag to set; None if none of the known ones is enough.
 
-  Tried in this order: attention without logits, a microbatch for each sample, stronger rematerialisation, these together, and
-  more of the devices along sequence.
+  Tried in this order: attention without logits; a microbatch for each sample; state cut over fsdp instead of copied along data,
+  inside a node; stronger rematerialisation; these together; where `data.batch_tokens` made the batch larger, fewer tokens, but
+  `least`; more of the devices along sequence, from fsdp or from data; state cut over fsdp between nodes.
   """
   fits = lambda changed, divided, count: total(changed, tokens, plan, divided, count) <= USABLE * device.memory
-  return next((flags for flags, *change in _changes(cfg, split, rows, tokens) if fits(*change)), None)
+  return next((flags for flags, *change in _changes(cfg, split, rows, tokens, device, least) if fits(*change)), None)
 
 
-def _changes(cfg, split, rows, tokens):
+def _changes(cfg, split, rows, tokens, device, least):
   """(flags, config, split, rows per device), from mild to strong."""
-  fused, one_by_one = _with(cfg, attention="cudnn"), dataclasses.replace(split, accumulate=rows)
+  base = cfg.data.batch_size // split.batch if cfg.data.batch_tokens else rows  # a batch of any bucket can be cut into so many
+  fused, one_by_one = _with(cfg, attention="cudnn"), dataclasses.replace(split, accumulate=base)
   stronger = CHOICES["model.remat"][CHOICES["model.remat"].index(cfg.model.remat) + 1:]  # they stand in order of strength
-  yield "--config.model.attention=cudnn", fused, split, rows
-  yield f"--config.train.accumulate={rows}", cfg, one_by_one, rows
+  attention, microbatches = "--config.model.attention=cudnn", f"--config.train.accumulate={base}"
+  spread = [(split.data // f, split.fsdp * f, split.sequence) for f in (2, 4, 8) if split.data % f == 0]
+  inside = [sizes for sizes in spread if sizes[1] * sizes[2] <= device.node]
+  cut = lambda sizes, accumulate: make_split(sizes, cfg.model.heads, accumulate=accumulate)
+  yield attention, fused, split, rows
+  yield microbatches, cfg, one_by_one, rows
+  for sizes in inside:
+    yield _mesh(split, sizes), cfg, cut(sizes, split.accumulate), rows
   for name in stronger:
     yield f"--config.model.remat={name}", _with(cfg, remat=name), split, rows
-  yield f"--config.model.attention=cudnn --config.train.accumulate={rows}", fused, one_by_one, rows
+  yield f"{attention} {microbatches}", fused, one_by_one, rows
   for name in stronger:
-    flags = f"--config.model.attention=cudnn --config.train.accumulate={rows} --config.model.remat={name}"
-    yield flags, _with(fused, remat=name), one_by_one, rows
-  for factor in (f for f in (2, 4, 8) if split.fsdp % f == 0 and tokens.video % (split.sequence * f) == 0):
-    sizes = (split.data, split.fsdp // factor, split.sequence * factor)
-    more = rows * factor  # fewer devices share the batch
-    cut = make_split(sizes, cfg.model.heads, accumulate=more)
-    flags = f"--config.mesh.fsdp={sizes[1]} --config.mesh.sequence={sizes[2]} --config.train.accumulate={more}"
-    yield flags, cfg, cut, more
-    yield f"--config.model.attention=cudnn {flags}", fused, cut, more
+    yield f"{attention} {microbatches} --config.model.remat={name}", _with(fused, remat=name), one_by_one, rows
+  for sizes in inside:
+    yield f"{attention} {microbatches} {_mesh(split, sizes)}", fused, cut(sizes, base), rows
+  for batches in range(rows // base - 1, 0, -1):
+    if (held := batches * cfg.data.batch_size * tokens.video) >= least:
+      yield f"--config.data.batch_tokens={held}", cfg, split, batches * base
+  for sizes in _along_sequence(cfg, split, tokens):
+    factor = sizes[2] // split.sequence  # fewer devices share the batch
+    flags = f"{_mesh(split, sizes)} --config.train.accumulate={base * factor}"
+    yield flags, cfg, cut(sizes, base * factor), rows * factor
+    yield f"{attention} {flags}", fused, cut(sizes, base * factor), rows * factor
+  for sizes in spread[len(inside):]:
+    yield f"{attention} {microbatches} {_mesh(split, sizes)}", fused, cut(sizes, base), rows
+
+
+def _along_sequence(cfg, split, tokens):
+  """Meshes of as many devices with 2, 4 or 8 times as many along sequence, by which tokens and the groups of a route divide."""
+  degrees = [f for f in (2, 4, 8) if tokens.video % (split.sequence * f) == 0
+             and (cfg.route.keep == 1 or cfg.route.groups % (split.sequence * f) == 0)]
+  return [(split.data, split.fsdp // f, split.sequence * f) for f in degrees if split.fsdp % f == 0] + [
+      (split.data // f, split.fsdp, split.sequence * f) for f in degrees if split.data % f == 0]
+
+
+def within_nodes(split: Split, device: Device) -> str | None:
+  """The flags with which fsdp and sequence lie inside nodes, and data across; None where sequence alone does not."""
+  if split.devices % device.node or device.node % split.sequence:
+    return None
+  return _mesh(split, (split.devices // device.node, device.node // split.sequence, split.sequence))
+
+
+def _mesh(split, sizes):
+  """The flags that make a mesh of these sizes of that of `split`."""
+  given = zip(AXES, (split.data, split.fsdp, split.sequence), sizes)
+  return " ".join(f"--config.mesh.{axis}={size}" for axis, before, size in given if size != before)
 
 
 def _with(cfg, **model):

@@ -75,9 +75,11 @@ def check_split(cfg: Config, split: Split, tokens: Tokens) -> None:
   """ValueError unless the video tokens, and the groups of the route, divide by the sequence degree."""
   if tokens.video % split.sequence:
     good = [d for d in range(1, 2 * split.sequence) if tokens.video % d == 0]
-    near = sorted(good, key=lambda d: abs(d - split.sequence))[:2]
+    near = lambda degrees: sorted(degrees, key=lambda d: abs(d - split.sequence))
+    here = near(d for d in good if split.devices % (split.fsdp * d) == 0)[0]
     raise ValueError(f"{tokens.video} video tokens do not divide by mesh.sequence = {split.sequence}; the nearest degrees that "
-                     f"do: {', '.join(map(str, sorted(near)))}.")
+                     f"do: {', '.join(map(str, sorted(near(good)[:2])))}; on these {split.devices} devices "
+                     f"--config.mesh.data={split.devices // (split.fsdp * here)} --config.mesh.sequence={here}.")
   if cfg.route.keep < 1:
     routing.kept_per_group(tokens.video, cfg.route.keep, cfg.route.groups)  # raises
     if cfg.route.groups % split.sequence:

@@ -6,7 +6,7 @@ A bucket is named by its shape, 33x144x256, or with others by a preset: 33x144p 
 import re
 from collections.abc import Sequence
 
-from motif_jax.config import BucketConfig
+from motif_jax.config import BucketConfig, DataConfig
 
 # (height, width) near 16:9, 4:3, 1:1, 3:4 and 9:16; first the recipe's (recipe.md section 1).  All sides divide by 16, the pixels
 # of a token with strides (4, 8, 8) and patch (1, 2, 2).  Tokens of a frame are within 7 % of the recipe's 144, 880, 1560 and 3680
@@ -24,6 +24,15 @@ NEARLY = 0.8  # buckets this near to the largest count as equally large
 def name(bucket: BucketConfig) -> str:
   """The name of a bucket, as in folders and flags: "9x32x32"."""
   return f"{bucket.frames}x{bucket.height}x{bucket.width}"
+
+
+def rows(cfg: DataConfig, bucket: BucketConfig, tokens: int) -> int:
+  """Rows of the global batch of a bucket of clips with so many video tokens; ValueError where `batch_tokens` holds too few."""
+  if cfg.batch_tokens and cfg.batch_tokens < tokens * cfg.batch_size:
+    fewer = f", or lower data.batch_size to {cfg.batch_tokens // tokens}" if cfg.batch_tokens >= tokens else ""
+    raise ValueError(f"data.batch_tokens {cfg.batch_tokens} is less than data.batch_size {cfg.batch_size} rows of bucket "
+                     f"{name(bucket)}, which have {tokens} tokens each: {tokens * cfg.batch_size}; raise it to that{fewer}.")
+  return cfg.rows(tokens)
 
 
 def parse(text: str) -> tuple[BucketConfig, ...]:

@@ -52,7 +52,8 @@ def make_schedule(cfg: DataConfig, dataset: Dataset, counts: Sequence[int], *, p
   Without weights, buckets have steps in proportion to their batches, so that all data is seen equally often; in a mixture, all
   data of one data set, and each data set as its weight says.
   """
-  rows = tuple(_rows(cfg, part, patch) for part in dataset.meta.parts)
+  tokens = [math.prod(size // p for size, p in zip(part.spec.grid, patch)) for part in dataset.meta.parts]
+  rows = tuple(buckets_lib.rows(cfg, part.bucket, count) for part, count in zip(dataset.meta.parts, tokens))
   named = [part.bucket for part in dataset.meta.parts]
   samples, origins = np.asarray(counts, np.float64), np.asarray(dataset.origins)
   for number, (_, weight) in enumerate(cfg.mixture):
@@ -81,15 +82,6 @@ def selected(key: str, selector: str, named: Sequence[BucketConfig]) -> tuple[in
     raise ValueError(f"{key} names {selector!r}, but no bucket of the data set is called so; {hint} buckets are "
                      f"{', '.join(dict.fromkeys(names))}, and 'image', 'video' or wildcards name several.")
   return found
-
-
-def _rows(cfg, part, patch) -> int:
-  tokens = math.prod(size // p for size, p in zip(part.spec.grid, patch))
-  if cfg.batch_tokens and cfg.batch_tokens < tokens * cfg.batch_size:
-    raise ValueError(f"data.batch_tokens {cfg.batch_tokens} is less than data.batch_size {cfg.batch_size} rows of bucket "
-                     f"{buckets_lib.name(part.bucket)}, which have {tokens} tokens each: {tokens * cfg.batch_size}; raise it to "
-                     f"that, or lower data.batch_size to {cfg.batch_tokens // tokens or 'less'}.")
-  return cfg.rows(tokens)
 
 
 def _weighted(weights, named, epoch) -> np.ndarray:

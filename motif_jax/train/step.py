@@ -30,6 +30,11 @@ def plan_at(cfg: Config, step: int) -> tuple[Segment, ...]:
   return make_plan(cfg.model.depths, route, cfg.alignment.tap if aligned else None)
 
 
+def plans_of(cfg: Config) -> dict[tuple[Segment, ...], int]:
+  """Plan -> the first step that runs it, the last one first."""
+  return {plan_at(cfg, first): first for first in sorted({0, cfg.route.last_step, cfg.alignment.last_step}, reverse=True)}
+
+
 def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransformation, *,
                     plan: tuple[Segment, ...], measure: Callable = dict, of_block: Callable | None = None,
                     frozen: dict | None = None) -> Callable:
