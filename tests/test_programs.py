@@ -90,7 +90,7 @@ def test_a_run_compiles_the_programs_that_it_foretells(dataset, first_run):
   assert foretold == {programs.STEP: 2, programs.MEASURED: 1, "validation": 1}  # images come on steps that measure closely, alone
   count, said = first_run
   assert {name: count[name] for name in ("jit(step)", "jit(validation_step)")} == {"jit(step)": 3, "jit(validation_step)": 1}
-  assert "programs: 4 to compile: 2 training step, 1 training step with telemetry" in said
+  assert "programs: 4 to compile: 2 x training step, 1 x training step with telemetry" in said
 
 
 def test_a_second_start_compiles_nothing(first_run, dataset, tmp_path):
@@ -143,5 +143,5 @@ def test_samples_and_the_judge_are_programs_too(dataset):
 
 def test_the_line_says_when_a_program_is_new(dataset):
   said = programs.line(programs.of_run(_config(), dataset, [small_data.VIDEO]))
-  assert said == ("programs: 4 to compile: 2 training step, 1 training step with telemetry, 1 validation; buckets 5x24x32, 1x24x32; "
-                  "new ones at step 2")
+  assert said == ("programs: 4 to compile: 2 x training step, 1 x training step with telemetry, 1 x validation; "
+                  "buckets 5x24x32, 1x24x32; new ones at step 2")

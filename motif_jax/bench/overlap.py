@@ -1,4 +1,7 @@
-"""A table of what a scheduled module sends, and of what of it nothing hides."""
+"""A table of what a scheduled module sends, and of what of it nothing hides.
+
+That is a lower bound: work beside two messages counts for both.
+"""
 
 import collections
 

@@ -29,9 +29,9 @@ class Program(NamedTuple):
 def of_run(cfg: Config, dataset: Dataset, held_out: Iterable[BucketConfig], *, start: int = 0) -> list[Program]:
   """The programs of a run that goes on from step `start`; `held_out`: the buckets of its validation batches."""
   validated = [Program("validation", bucket, start) for bucket in dict.fromkeys(held_out)]
-  sampled = [Program(f"{whose}: {name}", cfg.sample.bucket, start)
-             for whose, wanted in (("samples", cfg.sample.prompts), ("judge", cfg.train.judge)) if wanted
-             for name in ("latents", "frames")]  # those of the judge may turn out to be those of the samples
+  sampled = [Program(f"{what} of {whose}", cfg.sample.bucket, start)
+             for whose, wanted in (("samples", cfg.sample.prompts), ("the judge", cfg.train.judge)) if wanted
+             for what in ("latents", "frames")]  # those of the judge may turn out to be those of the samples
   return of_steps(cfg, dataset, start=start) + validated + sampled
 
 
@@ -63,6 +63,6 @@ def line(programs: list[Program]) -> str:
   kinds = collections.Counter(program.name for program in programs)
   first = min((program.since for program in programs), default=0)
   later = sorted({program.since for program in programs if program.since > first})
-  return (f"programs: {len(programs)} to compile: " + ", ".join(f"{count} {name}" for name, count in kinds.items())
+  return (f"programs: {len(programs)} to compile: " + ", ".join(f"{count} x {name}" for name, count in kinds.items())
           + "; buckets " + ", ".join(buckets.name(bucket) for bucket in dict.fromkeys(p.bucket for p in programs))
           + (f"; new ones at step {', '.join(map(str, later))}" if later else ""))
