@@ -3,7 +3,7 @@
   python -m launch.judge --checkpoint=WORKDIR --count=256
   python -m launch.judge --checkpoint=WORKDIR --count=256 --benchmark=scenes
 
-Writes scores.json and contact_sheet.png.  "Shuffled" scores the same videos against other prompts: what chance would give.
+Writes scores.json and contact_sheet.png.  "Shuffled" scores each video against the next one's prompt: what chance would give.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import sys
 import time
 
 import jax
-import numpy as np
 
 from launch import arguments, model
 from motif_jax import sample
@@ -70,7 +69,7 @@ def judge(args: argparse.Namespace) -> dict:
   output = pathlib.Path(args.output) if args.output else folder.parent / f"judged-step-{step}-seed-{args.seed}"
   output.mkdir(parents=True, exist_ok=True)
   videos.write_contact_sheet(output / "contact_sheet.png", made[:ROWS], columns=cfg.sample.bucket.frames)
-  shuffled = [clips[i] for i in np.random.default_rng(args.seed).permutation(len(clips))]
+  shuffled = [*clips[1:], clips[0]]  # they come in random order; a permutation drawn anew would leave some in their place
   scores = dict(
       **source, benchmark=name, step=step, count=args.count, seed=args.seed, bucket=buckets.name(cfg.sample.bucket), **how,
       held_out=benchmark.score(made, clips), shuffled=benchmark.score(made, shuffled), chance=benchmark.CHANCE,
