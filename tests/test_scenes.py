@@ -137,7 +137,7 @@ def test_a_folder_of_scenes_is_read_as_its_captions_say(tmp_path):
 
 def test_scenes_are_read_after_the_codec_round_trip(clips):
   video, shown = clips
-  codec = registry.CODECS["block_dct_488"]()  # the coarsest
+  codec = registry.CODECS["block_dct_488"]()  # that of the demo
   scores = judge.score(to_uint8(127.5 * (codec.decode(codec.encode(jnp.asarray(video / 127.5 - 1))) + 1)), shown)
   assert min(scores[name] for name in ("colour", "relation", "placed", "motion", "background")) >= 0.98
   assert scores["shape"] >= 0.98 and scores["all"] >= 0.95
