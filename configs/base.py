@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
       caption_drop=0.1, captions=(0.5, 0.3, 0.2),  # (long, short, truncated)
       sample_latents=False,  # draw them from mean and log-variance at each step, instead of the mean
       image_to_video=0.25,
+      image_tokens=False,  # of the first frame too, from encoders.image; that share of whole batches, then, instead of samples
       validation=0.02,
       lost_records=0.001,  # share that may be unreadable, each replaced by the next of its bucket; more end the run
       text_tokens=512,

@@ -108,6 +108,8 @@ def prepare(args: argparse.Namespace) -> Job:
     videos.probe(args.image)  # raises
   if args.image and not cfg.data.image_to_video:
     print("note: data.image_to_video was 0, so this model was never trained to start from a picture")
+  elif args.image and args.checkpoint and cfg.encoders.image != "none" and not cfg.data.image_tokens:
+    print("note: data.image_tokens was off, so this model makes of a picture's tokens what it had learned before, if anything")
   return Job(pipe, prompts, settings, output, args.again, args.previews)
 
 

@@ -16,7 +16,7 @@ from motif_jax import config
 from motif_jax.budget import devices, feeding, recipe, workload
 from motif_jax.budget.memory import size
 from motif_jax.data import buckets, dataset as datasets, pipeline, record
-from motif_jax.train import step
+from motif_jax.train import programs, step
 
 WAN = (4, 8, 8)  # strides of the released codec
 
@@ -55,13 +55,13 @@ def of_data(cfg, dataset, show: int) -> list[str]:
                  f"{min(1, epochs[number]):>12.1%}{origin}")
   used = (clips * np.minimum(1, epochs)).sum()
   shown = min(show, cfg.train.steps)
-  kinds = len({part.bucket for number, part in enumerate(parts) if planned[number]})
-  plans = step.plans_of(cfg)
+  pictured = sum(int(schedule.pictured(number, np.arange(count)).sum()) for number, count in enumerate(planned))
   return lines + [
       f"all: {cfg.train.steps:,} steps, {int((planned * schedule.rows).sum()):,} samples of {clips.sum():,} clips; "
       f"{used / max(clips.sum(), 1):.1%} of the clips are used at least once",
       f"pattern: {' '.join(letters[names[schedule.at(i)[0]]] for i in range(shown))} ...",
-      f"executables: {kinds} buckets x {len(plans)} plans = {kinds * len(plans)}",
+      *([f"from a picture with its tokens: {pictured:,} steps"] if cfg.data.image_tokens else []),
+      programs.line(programs.of_steps(cfg, dataset)),
       *of_order(cfg, order, parts),
   ]
 

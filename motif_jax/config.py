@@ -150,6 +150,7 @@ class DataConfig:
   captions: tuple[float, float, float]  # probabilities of the (long, short, truncated) caption
   sample_latents: bool  # drawn anew at each step from their mean and log-variance; else the mean
   image_to_video: float  # share of video samples conditioned on their first frame
+  image_tokens: bool  # and on its tokens, which data sets may hold: then whole batches are, that share of them
   lost_records: float  # share of records that may turn out unreadable; the next of the bucket takes the place of each
   validation: float  # share of records held out, chosen by digest of the key
   text_tokens: int  # static length that text features are padded or cut to

@@ -113,6 +113,10 @@ def _check_recipe(cfg) -> list[str]:
     wrong.append(f"alignment.weight is {alignment.weight}, but encoders.teacher is 'none'; name one, or set the weight to 0.")
   if min(cfg.data.captions) < 0 or not math.isclose(sum(cfg.data.captions), 1, abs_tol=1e-6):
     wrong.append(f"data.captions {cfg.data.captions} must be three probabilities that sum to 1.")
+  if cfg.data.image_tokens and not (cfg.model.image_dim and cfg.data.image_to_video and cfg.encoders.image != "none"):
+    wrong.append(f"data.image_tokens is on, but model.image_dim is {cfg.model.image_dim}, data.image_to_video "
+                 f"{cfg.data.image_to_video} and encoders.image {cfg.encoders.image!r}: it takes all three; set them, or "
+                 "switch it off.")
   if cfg.data.weights and (min(w for _, w in cfg.data.weights) < 0 or not any(w for _, w in cfg.data.weights)):
     wrong.append(f"data.weights {cfg.data.weights} must be shares of 0 or more, and one of them positive.")
   if any(weight <= 0 for _, weight in cfg.data.mixture):

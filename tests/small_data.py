@@ -21,14 +21,14 @@ def config(**changes) -> DataConfig:
   """A `DataConfig` for `write`'s data sets."""
   plain = DataConfig(path="", source="array_record", buckets=(), batch_size=4, batch_tokens=0, pattern=(), weights=(), mixture=(),
                      order="random", window=8, workers=0,
-                     caption_drop=0.1, captions=(0.5, 0.3, 0.2), sample_latents=False, image_to_video=0.25, validation=0.0,
-                     lost_records=0.0, text_tokens=6)
+                     caption_drop=0.1, captions=(0.5, 0.3, 0.2), sample_latents=False, image_to_video=0.25,
+                     image_tokens=False, validation=0.0, lost_records=0.0, text_tokens=6)
   return dataclasses.replace(plain, **changes)
 
 
-def record(bucket: BucketConfig, number: int) -> dict:
+def record(bucket: BucketConfig, number: int, image: tuple[int, int] = (0, 0)) -> dict:
   """Record `number`: its number stands in the first latent, and the length of each text says which text it is."""
-  spec, rng = SPECS[bucket], np.random.default_rng(number)
+  spec, rng = spec_of(bucket, image), np.random.default_rng(number)
   arrays = {name: rng.normal(size=[1 if n is None else n for n in shape]).astype(np.float16)
             for name, shape in spec.shapes.items()}
   for length, name in ((5, "text_long"), (3, "text_short"), (4, "text_truncated")):
@@ -38,8 +38,13 @@ def record(bucket: BucketConfig, number: int) -> dict:
                        caption_short="short", source=f"{number:03d}.mp4", start=0.5, fps=24.0)
 
 
-def write(path: Path, counts: dict[BucketConfig, int], *, per_shard: int = 5) -> Path:
-  """A whole data set in `path` with that many records of each bucket; returns `path`."""
+def spec_of(bucket: BucketConfig, image: tuple[int, int] = (0, 0)) -> Spec:
+  """The `Spec` of a bucket, with `image` (tokens, dim) of the first frame."""
+  return dataclasses.replace(SPECS[bucket], image=image)
+
+
+def write(path: Path, counts: dict[BucketConfig, int], *, per_shard: int = 5, image: tuple[int, int] = (0, 0)) -> Path:
+  """A whole data set in `path` with that many records of each bucket, and `image` (tokens, dim) in each; returns `path`."""
   parts = []
   for bucket, count in sorted(counts.items(), key=lambda item: item[0].frames):
     chunks = [range(i, min(i + per_shard, count)) for i in range(0, count, per_shard)]
@@ -47,14 +52,15 @@ def write(path: Path, counts: dict[BucketConfig, int], *, per_shard: int = 5) ->
     for index, chunk in enumerate(chunks):
       file = dataset_lib.shard_path(path, bucket, index, len(chunks))
       file.parent.mkdir(parents=True, exist_ok=True)
-      written.append(dataset_lib.write_shard(file, (record(bucket, n) for n in chunk), SPECS[bucket]))
-    parts.append(dataset_lib.Part(bucket, SPECS[bucket], count))
+      written.append(dataset_lib.write_shard(file, (record(bucket, n, image) for n in chunk), spec_of(bucket, image)))
+    parts.append(dataset_lib.Part(bucket, spec_of(bucket, image), count))
     dataset_lib.write_part(path, parts[-1], *zip(*written))
   encoders = Codec(), Text(), Teacher()
   dataset_lib.write_meta(path, dataset_lib.Meta(
       codec=dict(name=encoders[0].name, version="1", channels=5, strides=[2, 4, 4]),
       text=dict(name=encoders[1].name, version="1", dim=7), teacher=dict(name=encoders[2].name, version="1", dim=9),
-      text_empty=np.full((1, 7), 2, np.float16), parts=tuple(parts), fingerprint="none"))
+      text_empty=np.full((1, 7), 2, np.float16), parts=tuple(parts), fingerprint="none",
+      image=dict(name="pictures", version="1", dim=image[1]) if image[0] else None))
   return path
 
 

@@ -16,6 +16,7 @@ FILMS = {"block_dct_4_16_16": dict(count=20, frames=33, height=64, width=64)}  #
 each_codec = pytest.mark.parametrize("name", registry.CODECS)
 each_block = pytest.mark.parametrize("name", BLOCKS)
 each_text = pytest.mark.parametrize("name", registry.TEXTS)
+each_image = pytest.mark.parametrize("name", [name for name in registry.IMAGES if name != "none"])
 each_teacher = pytest.mark.parametrize("name", [name for name in registry.TEACHERS if name != "none"])
 
 
@@ -271,3 +272,26 @@ def test_any_frame_size_gives_the_same_cells():
   assert small_frames.shape == large_frames.shape
   cosine = (small_frames * large_frames).sum(-1) / np.linalg.norm(small_frames, axis=-1) / np.linalg.norm(large_frames, axis=-1)
   assert cosine.mean() > 0.95
+
+
+# Pictures.
+
+
+@each_image
+def test_an_image_encoder_has_the_shapes_it_announces_and_the_same_under_jit(name):
+  encoder, pictures = registry.IMAGES[name](), clips(3, frames=1)[:, 0]
+  tokens = encoder.encode(pictures)
+  assert encoder.name == name and tokens.shape == (3, encoder.tokens, encoder.dim) and tokens.dtype == np.float32
+  np.testing.assert_allclose(jax.jit(encoder.encode)(pictures), tokens, atol=1e-5)
+  assert np.abs(tokens[0] - tokens[1]).max() > 0.1
+
+
+def test_a_token_of_a_thumbnail_is_a_cell_of_the_picture_and_its_place():
+  picture = np.full((1, 32, 64, 3), -1, np.float32)
+  picture[:, 8:16, 48:64] = (1, 0, -1)  # the second row's last cell
+  cells = np.asarray(registry.IMAGES["thumbnail"]().encode(picture))[0].reshape(4, 4, -1)
+  middles = cells[..., :48].reshape(4, 4, 4, 4, 3)[:, :, 1:3, 1:3]  # shrinking blurs what lies at the borders
+  lit = np.abs(middles - (1, 0, -1)).max((2, 3, 4)) < 0.1
+  assert np.argwhere(lit).tolist() == [[1, 3]]
+  places = cells[..., 48:].reshape(16, -1)
+  assert (places @ places.T - np.eye(16)).max() < 0.99

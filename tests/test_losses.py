@@ -22,7 +22,7 @@ def _draws(seed, routed=True):
 
 def _with_network(monkeypatch, velocity):
   """Replaces the network by velocity(inputs, t, route) -> (velocity, tapped)."""
-  fake = lambda params, cfg, inputs, t, text, *, text_mask, plan, route, measure: (lambda v, tapped: (v, transformer.Aux(tapped)))(
+  fake = lambda params, cfg, inputs, t, text, *, text_mask, image, plan, route, measure: (lambda v, tapped: (v, transformer.Aux(tapped)))(
       *velocity(inputs, t, route))
   monkeypatch.setattr(losses.transformer, "apply", fake)
 

@@ -43,7 +43,7 @@ def numbers(batch):
 
 def _order(counts, rows=4):
   """The `Order` of buckets of that many records, all data equally often."""
-  schedule = schedules.Schedule((rows,) * len(counts), tuple(map(float, counts)), (tuple(range(len(counts))),))
+  schedule = schedules.Schedule((rows,) * len(counts), tuple(map(float, counts)), (tuple(range(len(counts))),), (0.0,) * len(counts))
   return pipeline.Order(schedule, tuple(orders.Random(count, seed=(0, n)) for n, count in enumerate(counts)), seed=0)
 
 
@@ -158,7 +158,7 @@ def test_shards_are_read_from_first_record_to_last_and_no_record_alone(opened, m
 
 def test_processes_have_lanes_of_their_own_whatever_the_rows_of_a_batch():
   stream = orders.Shards((40, 24), lanes=4, window=3, seed=(1,))
-  order = pipeline.Order(schedules.Schedule((12,), (1.0,), ((0,),)), (stream,), seed=0)
+  order = pipeline.Order(schedules.Schedule((12,), (1.0,), ((0,),), (0.0,)), (stream,), seed=0)
   for step in range(7):
     rows = order.rows(step)[1]
     assert sorted(rows) == list(range(12 * step, 12 * step + 12))

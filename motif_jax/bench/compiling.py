@@ -49,13 +49,15 @@ def compile_times(cfg: Config, grid: tuple[int, int, int]) -> dict:
   return {"lower_s": lower_s, "compile_s": cold_s, "cached_s": cached_s, "planned_bytes": compiled.memory(executable).total}
 
 
-def lowered(cfg: Config, mesh: Mesh, grid: tuple[int, int, int], plan: tuple[Segment, ...]) -> jax.stages.Lowered:
-  """The training step for latents of that grid (frames, height, width) on `mesh`, lowered from shapes alone."""
+def lowered(cfg: Config, mesh: Mesh, grid: tuple[int, int, int], plan: tuple[Segment, ...], *,
+            image: int = 0) -> jax.stages.Lowered:
+  """The training step for latents of that grid (frames, height, width) and so many image tokens on `mesh`, lowered from shapes
+  alone."""
   optimizer = make_optimizer(cfg.optimizer, steps=cfg.train.steps)
   place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
   state = abstract_state(cfg, optimizer)
   state = jax.tree.map(place, state, sharding.state_shardings(state, mesh))
-  batch = jax.tree.map(lambda x: place(x, batch_sharding(mesh)), jax.eval_shape(lambda: batch_of(cfg, grid, seed=0)))
+  batch = jax.tree.map(lambda x: place(x, batch_sharding(mesh)), jax.eval_shape(lambda: batch_of(cfg, grid, seed=0, image=image)))
   frozen = abstract_frozen(cfg) if cfg.adapter.rank else None
   run = training.make_train_step(cfg, mesh, optimizer, plan=plan, frozen=frozen)
   beside = () if frozen is None else (jax.tree.map(place, frozen, sharding.parameter_shardings(frozen, mesh)),)

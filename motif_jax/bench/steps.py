@@ -89,15 +89,17 @@ def prepared_training(cfg: Config, mesh: Mesh, grid: tuple[int, int, int], plan:
   return Prepared(run.jitted, [(state, batch(i)) for i in range(2)], carry=True, mesh=mesh)
 
 
-def batch_of(cfg: Config, grid: tuple[int, int, int], *, seed: int) -> dict:
-  """A batch of random numbers with latents of that grid, as the pipeline would yield it; a quarter of the text is real."""
+def batch_of(cfg: Config, grid: tuple[int, int, int], *, seed: int, image: int = 0) -> dict:
+  """A batch of random numbers with latents of that grid, as the pipeline would yield it; a quarter of the text is real.  With
+  `image` tokens of the first frame, where there are any."""
   rows = cfg.data.rows(workload.tokens_of(cfg.model, grid, cfg.data.text_tokens).video)
   text, channels = cfg.data.text_tokens, cfg.model.latent_channels
-  latents, first, features, teacher = normals(
+  latents, first, features, teacher, pictures = normals(
       seed, (rows, *grid, channels), (rows, BLURS, *grid[1:], channels), (rows, text, cfg.model.text_dim),
-      (rows, grid[0], *TEACHER_GRID, cfg.alignment.teacher_dim))
+      (rows, grid[0], *TEACHER_GRID, cfg.alignment.teacher_dim), (rows, image, cfg.model.image_dim))
   mask = jnp.broadcast_to(jnp.arange(text) < text // 4, (rows, text))
-  return dict(latents=latents, first_frame=first, text=features, text_mask=mask, teacher=teacher)
+  beside = dict(image=pictures) if image else {}
+  return dict(latents=latents, first_frame=first, text=features, text_mask=mask, teacher=teacher, **beside)
 
 
 def _sample_case(job, name, bucket):

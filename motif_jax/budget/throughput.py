@@ -27,9 +27,10 @@ class Work(NamedTuple):
 
 @functools.cache
 def step_work(cfg: Config, latent_grid: tuple[int, int, int], text: int, plan: tuple[Segment, ...],
-              sizes: tuple[int, int, int]) -> Work:
-  """The `Work` of a step on a mesh of `sizes` (data, fsdp, sequence), for latents of that grid and `text` tokens."""
-  tokens, split = tokens_of(cfg.model, latent_grid, text), make_split(sizes, cfg.model.heads, accumulate=cfg.train.accumulate)
+              sizes: tuple[int, int, int], *, image: int = 0) -> Work:
+  """The `Work` of a step on a mesh of `sizes` (data, fsdp, sequence), for latents of that grid, `text` and `image` tokens."""
+  tokens = tokens_of(cfg.model, latent_grid, text, image)
+  split = make_split(sizes, cfg.model.heads, accumulate=cfg.train.accumulate)
   executed = sum(part.total for part in flops.executed(cfg, tokens, plan, split).values())
   rows = cfg.data.rows(tokens.video)
   return Work(tokens.video * rows, flops.model_flops(cfg.model, tokens).total * rows / split.devices,

@@ -64,11 +64,11 @@ def latent_grid(bucket: BucketConfig, strides: tuple[int, int, int]) -> tuple[in
   return 1 + (bucket.frames - 1) // time, bucket.height // height, bucket.width // width
 
 
-def tokens_of(cfg: ModelConfig, latent_grid: tuple[int, int, int], text: int) -> Tokens:
-  """The tokens of a clip with latents of that grid (frames, height, width), without image tokens, as training has them."""
+def tokens_of(cfg: ModelConfig, latent_grid: tuple[int, int, int], text: int, image: int = 0) -> Tokens:
+  """The tokens of a clip with latents of that grid (frames, height, width), beside `text` and `image` tokens."""
   if any(size % p for size, p in zip(latent_grid, cfg.patch)):
     raise ValueError(f"The latent grid {latent_grid} does not divide by model.patch {cfg.patch}; choose another bucket.")
-  return Tokens(math.prod(size // p for size, p in zip(latent_grid, cfg.patch)), text)
+  return Tokens(math.prod(size // p for size, p in zip(latent_grid, cfg.patch)), text, image)
 
 
 def check_split(cfg: Config, split: Split, tokens: Tokens) -> None:

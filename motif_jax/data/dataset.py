@@ -137,6 +137,8 @@ def check_encoders(meta: Meta, cfg: Config, *, encoders: Sequence = ()) -> None:
       ("latent channels", meta.codec["channels"], cfg.model.latent_channels, "model.latent_channels"),
       ("text features", meta.text["dim"], cfg.model.text_dim, "model.text_dim"),
       ("teacher features", teacher["dim"], cfg.alignment.teacher_dim if aligned else None, "alignment.teacher_dim"),
+      ("image encoder", image["name"], cfg.encoders.image if cfg.data.image_tokens else None, "encoders.image"),
+      ("image tokens", image["dim"], cfg.model.image_dim if cfg.data.image_tokens else None, "model.image_dim"),
       ("log-variance of latents", all(part.spec.log_variance for part in meta.parts), cfg.data.sample_latents or None,
        "data.sample_latents"),
   ]

@@ -30,7 +30,8 @@ def batches(cfg: DataConfig, dataset: Dataset, *, seed: int, start_step: int = 0
 
   A batch holds this process's rows, of `Schedule.rows` in all: latents (B, F, H, W, C), first_frame (B, 4, H, W, C),
   text (B, T, dim), teacher (B, F, h, w, dim_t), all float16 as stored, and text_mask (B, T) bool, True for real tokens.
-  With `cfg.sample_latents` also log_variance, like latents.
+  With `cfg.sample_latents` also log_variance, like latents; with `cfg.image_tokens`, where `Schedule.pictured` says so, image
+  (B, I, dim), the tokens of the first frames.
   `patch`: latents per token of the model, by which `cfg.batch_tokens` counts.  `lost`: takes name -> why of each record that
   cannot be read; `endings.Ending` where they are more than `cfg.lost_records` of all.
   """
@@ -116,6 +117,10 @@ class Order:
     count = self.schedule.rows[number]
     return number, (before * count + np.arange(count)).reshape(-1, self.streams[number].lanes).T.ravel()
 
+  def pictured(self, step: int) -> bool:
+    """Whether the batch of a step starts from a picture whose tokens it holds."""
+    return bool(self.schedule.pictured(*self.schedule.at(step)))
+
   def at(self, step: int) -> tuple[int, np.ndarray]:
     """The number of the bucket of a step, and the places (B,) of its records among the bucket's training records."""
     number, rows = self.rows(step)
@@ -161,7 +166,8 @@ class Loader:
     # Drawn for the whole batch, then cut: row i gets the same caption on any number of processes.
     draws = np.random.default_rng((self._order.seed, int(step))).random((len(rows), 2))[ours]
     texts = [self._text(record, *draw) for record, draw in zip(records, draws)]
-    batch = collate(records, texts, part.spec, tokens=self._cfg.text_tokens, log_variance=self._cfg.sample_latents)
+    beside = ["log_variance"] * self._cfg.sample_latents + ["image"] * self._order.pictured(int(step))
+    batch = collate(records, texts, part.spec, tokens=self._cfg.text_tokens, beside=beside)
     return part.bucket, batch | {lost_records.KEY: tuple(missed for _, lost in found for missed in lost)}
 
   def fetch(self, number: int, place: int) -> dict:
@@ -176,9 +182,9 @@ class Loader:
 
 
 def collate(records: Sequence[dict], texts: Sequence[np.ndarray], spec: record_lib.Spec, *, tokens: int,
-            log_variance: bool = False) -> dict[str, np.ndarray]:
-  """A batch of `records` with `texts` (T_i, dim), each cut or padded on the right to `tokens`; with the `log_variance` of latents
-  if asked for.  One of the three doors where shapes are asserted."""
+            beside: Sequence[str] = ()) -> dict[str, np.ndarray]:
+  """A batch of `records` with `texts` (T_i, dim), each cut or padded on the right to `tokens`; with what is named `beside` of
+  "log_variance" and "image".  One of the three doors where shapes are asserted."""
   text = np.zeros((len(texts), tokens, spec.text_dim), np.float16)
   mask = np.zeros((len(texts), tokens), bool)
   for row, features in enumerate(texts):
@@ -186,7 +192,7 @@ def collate(records: Sequence[dict], texts: Sequence[np.ndarray], spec: record_l
     text[row, :length], mask[row, :length] = features[:length], True
   # As they are stored: widening here took ten times as long as all the rest, and doubled what goes to the device.
   batch = {name: np.stack([record[name] for record in records])
-           for name in ("latents", "first_frame", "teacher", *["log_variance"] * log_variance) if name in spec.shapes}
+           for name in ("latents", "first_frame", "teacher", *beside) if name in spec.shapes}
   for name, array in batch.items():
     if array.shape[1:] != spec.shapes[name]:
       raise ValueError(f"records have {name} of shape {array.shape[1:]}, the data set's metadata says {spec.shapes[name]}.")

@@ -10,8 +10,8 @@
 Where the data set was made with them (`Spec`):
   teacher        (F, h, w, dim) float16: the alignment teacher's features at the latents' times
   log_variance   (F, H, W, C) float16: of the latents, whose mean `latents` then are
-  image          (I, dim) float16: tokens of the first frame.  Training does not read them yet: fused attention masks keys at the
-                 tail alone, and in a batch only some samples start from a picture
+  image          (I, dim) float16: tokens of the first frame.  A batch holds them for all of its samples or for none (`schedule`):
+                 fused attention masks keys at the tail alone, so that no sample of a batch could do without
   tags           str, with commas; data sets made before there were tags have none
 """
 

@@ -17,6 +17,7 @@ from motif_jax.data import buckets as buckets_lib
 from motif_jax.data.dataset import Dataset
 from motif_jax.data.order import dealt
 
+GOLDEN = (5**0.5 - 1) / 2
 KINDS = {"image": lambda bucket: bucket.frames == 1, "video": lambda bucket: bucket.frames > 1}
 
 
@@ -27,6 +28,7 @@ class Schedule:
   rows: tuple[int, ...]  # of the global batch of each bucket
   shares: tuple[float, ...]  # of each bucket: its steps in proportion to those of the others that take the same turns
   pattern: tuple[tuple[int, ...], ...]  # repeated for ever: the buckets that take turns in a step
+  pictures: tuple[float, ...]  # of each bucket: the share of its batches that start from a picture whose tokens they hold
 
   def at(self, step: int) -> tuple[int, int]:
     """(the bucket of a step, how many batches of it come before)."""
@@ -44,6 +46,14 @@ class Schedule:
       turns = cycles * self.pattern.count(group) + self.pattern[:rest].count(group)
       planned[list(group)] = dealt([self.shares[number] for number in group], turns)[0]
     return planned
+
+  def pictured(self, number: int, before):
+    """Whether the batches of a bucket that have so many `before` them start from a picture whose tokens they hold.
+
+    Multiples of the golden ratio fall evenly everywhere modulo 1, so that no rhythm of the steps, such as telemetry's, meets
+    batches of one kind alone.
+    """
+    return np.asarray(before) * GOLDEN % 1 < self.pictures[number]
 
 
 def make_schedule(cfg: DataConfig, dataset: Dataset, counts: Sequence[int], *, patch: tuple[int, int, int]) -> Schedule:
@@ -68,7 +78,8 @@ def make_schedule(cfg: DataConfig, dataset: Dataset, counts: Sequence[int], *, p
     raise ValueError(f"data.batch_size is {cfg.batch_size}, and these buckets have fewer training clips than a batch has rows: "
                      f"{', '.join(few)} (data.validation {cfg.validation} is held out); lower data.batch_size or "
                      "data.batch_tokens, encode more clips, or give these buckets weight 0 in data.weights.")
-  return Schedule(rows, tuple(map(float, shares)), pattern)
+  pictures = tuple(cfg.image_to_video if cfg.image_tokens and bucket.frames > 1 else 0.0 for bucket in named)
+  return Schedule(rows, tuple(map(float, shares)), pattern, pictures)
 
 
 def selected(key: str, selector: str, named: Sequence[BucketConfig]) -> tuple[int, ...]:

@@ -81,7 +81,8 @@ def ours(problem: Problem, cfg: DataConfig, *, per_shard: int = 256) -> Used:
   """
   counts = problem.clips.sum(0)
   counts = counts[counts >= cfg.batch_size].tolist()  # `make_schedule` refuses those smaller than a batch: counted as not used
-  schedule = Schedule((cfg.batch_size,) * len(counts), tuple(map(float, counts)), (tuple(range(len(counts))),))
+  every = range(len(counts))
+  schedule = Schedule((cfg.batch_size,) * len(counts), tuple(map(float, counts)), (tuple(every),), pictures=(0.0,) * len(counts))
   shards = [[min(per_shard, count - first) for first in range(0, count, per_shard)] for count in counts]
   streams = tuple(pipeline.stream_of(cfg, lengths, (0, number)) for number, lengths in enumerate(shards))
   order = pipeline.Order(schedule, streams, seed=0)

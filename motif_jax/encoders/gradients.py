@@ -51,7 +51,7 @@ class Gradients:
     colours = jnp.matmul(square, OPPONENT.T, precision="highest")
     described = [self._edges(colours), self._motion(colours), self._colour(colours)]
     grid = described[0].shape[1:4]
-    described.append(jnp.broadcast_to(_place(grid), (len(video), *grid, 6 * len(PLACE_FREQUENCIES))))
+    described.append(jnp.broadcast_to(place(grid), (len(video), *grid, 6 * len(PLACE_FREQUENCIES))))
     features = jnp.concatenate(described, axis=-1)
     # Features exist at every frame; between two of them they are taken linearly.
     before = np.minimum(np.floor(times).astype(int), max(frames - 2, 0))
@@ -80,11 +80,11 @@ class Gradients:
     return reduce(pixels, "b f (y h) (x w) c -> b f y x c", "mean", h=self.cell, w=self.cell)
 
 
-def _place(grid):
-  """Where each cell of a (F, h, w) grid lies, (F, h, w, 12), of norm 1."""
+def place(grid: tuple[int, ...]) -> np.ndarray:
+  """Where each cell of a grid lies, (*grid, 4 len(grid)) float32, of norm 1."""
   axes = np.meshgrid(*((np.arange(size) + 0.5) / size for size in grid), indexing="ij")  # each in (0, 1)
-  waves = [wave(np.pi * frequency * place) for place in axes for frequency in PLACE_FREQUENCIES for wave in (np.cos, np.sin)]
-  return np.stack(waves, axis=-1).astype(np.float32) / np.sqrt(3 * len(PLACE_FREQUENCIES))
+  waves = [wave(np.pi * frequency * axis) for axis in axes for frequency in PLACE_FREQUENCIES for wave in (np.cos, np.sin)]
+  return np.stack(waves, axis=-1).astype(np.float32) / np.sqrt(len(grid) * len(PLACE_FREQUENCIES))
 
 
 def _slope(x, axis):

@@ -22,6 +22,7 @@ from motif_jax.encoders.block_dct import BlockDCT
 from motif_jax.encoders.gradients import Gradients
 from motif_jax.encoders.reduced import Reduced
 from motif_jax.encoders.sentence import Mean
+from motif_jax.encoders.thumbnail import Thumbnail
 from motif_jax.encoders.word_hash import WordHash
 from motif_jax.weights import frozen
 
@@ -38,7 +39,7 @@ CODECS = {
 }
 TEXTS = {"word_hash": WordHash, "word_hash_mean": lambda: Mean(WordHash())}
 TEACHERS = {"gradients": Gradients, "none": lambda: None}
-IMAGES = {"none": lambda: None}
+IMAGES = {"thumbnail": Thumbnail, "none": lambda: None}
 WEIGHTLESS = {"codec": CODECS, "text": TEXTS, "teacher": TEACHERS, "image": IMAGES}
 
 MADE_DATA = ("codec", "text", "teacher", "image")  # the roles whose outputs a data set holds

@@ -113,7 +113,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
   cfg, mesh, optimizer = job.cfg, job.mesh, job.optimizer
   abstract = abstract_state(cfg, optimizer)
   steps = {}  # by plan and whether they measure closely, each compiled when it is first needed
-  seen = set()  # (plan, whether closely, bucket) that were compiled
+  seen = set()  # (plan, whether closely, bucket, image tokens) that were compiled
   with endings.of_disk(job.workdir), contextlib.ExitStack() as stack:
     watchdog = stack.enter_context(Watchdog(cfg.train.stall_seconds, heartbeat))
     manager = stack.enter_context(checkpoint.make_manager(job.workdir, cfg.train))
@@ -144,11 +144,12 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
         steps[plan, closely] = make_train_step(cfg, mesh, optimizer, plan=plan, frozen=job.frozen, **how)
       with report.waiting():
         bucket, batch = next(source)
-      watchdog.beat(slow=(plan, closely, bucket) not in seen)
-      seen.add((plan, closely, bucket))
+      image = batch["image"].shape[1] if "image" in batch else 0
+      watchdog.beat(slow=(plan, closely, bucket, image) not in seen)
+      seen.add((plan, closely, bucket, image))
       state, measured = steps[plan, closely](state, meshes.global_batch(mesh, batch))
       report.add(step + 1, bucket, measured, throughput.step_work(cfg, batch["latents"].shape[1:4], batch["text"].shape[1], plan,
-                                                                  tuple(mesh.shape.values())))
+                                                                  tuple(mesh.shape.values()), image=image))
       manager.check_for_errors()  # of a save that runs beside: to hear of a full disk now, and not at the next save
       interrupted = interrupt.agreed()
       if interrupted:

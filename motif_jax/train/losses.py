@@ -35,8 +35,12 @@ def token_grid(cfg: Config, latents_shape: tuple[int, ...]) -> tuple[int, int, i
 
 
 @jax.named_scope("draws")
-def draw(key: Array, cfg: Config, latents_shape: tuple[int, ...], *, routed: bool) -> Draws:
-  """The random choices for latents of that shape; a route only if `routed`."""
+def draw(key: Array, cfg: Config, latents_shape: tuple[int, ...], *, routed: bool,
+         pictured: bool = False) -> Draws:
+  """The random choices for latents of that shape; a route only if `routed`.
+
+  `pictured`: with `data.image_tokens`, whether the batch holds them; all of its samples start from their pictures, or none.
+  """
   batch, frames = latents_shape[:2]
   time_key, noise_key, conditioned_key, route_key = jax.random.split(key, 4)
   route = None
@@ -46,7 +50,8 @@ def draw(key: Array, cfg: Config, latents_shape: tuple[int, ...], *, routed: boo
   return Draws(
       t=times.sample(time_key, (batch,), **dataclasses.asdict(cfg.times)),
       noise=jax.random.normal(noise_key, latents_shape, jnp.float32),
-      conditioned=draw_conditioned(conditioned_key, batch, frames, share=cfg.data.image_to_video),
+      conditioned=jnp.full((batch,), pictured) if cfg.data.image_tokens else draw_conditioned(
+          conditioned_key, batch, frames, share=cfg.data.image_to_video),
       route=route,
   )
 
@@ -76,7 +81,7 @@ def objective(params: dict, cfg: Config, batch: dict, draws: Draws, plan: tuple[
   noisy = path.interpolate(latents, draws.noise, draws.t)
   inputs = network_input(noisy, batch["first_frame"], draws.t, draws.conditioned)
   velocity, aux = transformer.apply(params["model"], cfg.model, inputs, draws.t, batch["text"], text_mask=batch["text_mask"],
-                                    plan=plan, route=draws.route, measure=of_block)
+                                    image=batch.get("image"), plan=plan, route=draws.route, measure=of_block)
   parts = {"loss": flow_matching(velocity, path.velocity(latents, draws.noise))}
   if of_block is not None:
     parts["blocks"] = aux.measured

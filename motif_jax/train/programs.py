@@ -5,8 +5,11 @@ the compiler, but for dozens of small ones at its start (keys, the first state, 
 """
 
 import collections
+import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 from motif_jax.config import BucketConfig, Config
 from motif_jax.data import buckets
@@ -15,7 +18,7 @@ from motif_jax.data.pipeline import split_indices
 from motif_jax.data.schedule import make_schedule
 from motif_jax.train.step import plan_at
 
-STEP, MEASURED = "training step", "training step with telemetry"
+STEP, MEASURED, PICTURED = "training step", "training step with telemetry", " from a picture"
 
 
 class Program(NamedTuple):
@@ -41,13 +44,17 @@ def of_steps(cfg: Config, dataset: Dataset, *, start: int = 0) -> list[Program]:
   schedule = make_schedule(cfg.data, dataset, counts, patch=cfg.model.patch)
   every, found = cfg.train.telemetry_every, {}
   for first, stop in spans(cfg, start):
-    planned = schedule.planned(stop) - schedule.planned(first)
-    closely = range(first + (-first - 1) % every, stop, every) if every else ()
-    measured = collections.Counter(schedule.at(step)[0] for step in closely)
+    before, after = schedule.planned(first), schedule.planned(stop)
+    closely = map(schedule.at, range(first + (-first - 1) % every, stop, every) if every else ())
+    measured = collections.Counter((number, bool(schedule.pictured(number, turn))) for number, turn in closely)
     for number, part in enumerate(dataset.meta.parts):
-      for name, steps in ((STEP, planned[number] - measured[number]), (MEASURED, measured[number])):
-        if steps:  # two data sets of a mixture may have the same bucket, and batches of one shape
-          found.setdefault((plan_at(cfg, first), part.bucket, schedule.rows[number], name), Program(name, part.bucket, first))
+      pictured = schedule.pictured(number, np.arange(before[number], after[number]))
+      planned = {True: pictured.sum(), False: (~pictured).sum()}
+      for name, picture in itertools.product((STEP, MEASURED), planned):
+        if measured[number, picture] if name == MEASURED else planned[picture] - measured[number, picture]:
+          made = Program(name + PICTURED * picture, part.bucket, first)
+          # Two data sets of a mixture may have the same bucket, and batches of one shape.
+          found.setdefault((plan_at(cfg, first), schedule.rows[number], made.bucket, made.name), made)
   return sorted(found.values(), key=lambda program: (program.since, program.name, program.bucket.frames))
 
 

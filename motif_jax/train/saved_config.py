@@ -15,7 +15,7 @@ CAME_LATER = {
     "encoders": dict(image="none", weights=dict(codec="", text="", teacher="", image=""), teacher_grid="teacher",
                      log_variance=False),
     "data": dict(buckets=(), batch_tokens=0, pattern=(), weights=(), sample_latents=False, mixture=(), order="random",
-                 window=4096, lost_records=0.0),
+                 window=4096, lost_records=0.0, image_tokens=False),
     "train": dict(keep_every=0, keep_best=0, best_by="validation/loss", best_is="lowest", verify=False, skips_in_row=5,
                   rollbacks=3, stall_seconds=0.0, telemetry_every=0, judge=0, benchmark="shapes"),
     "sample": dict(token_shift=dict(kind="none", between=(256, 4096), mu=(0.5, 1.15)), sigmas=(), cache=dict(skip=(), order=1),

@@ -59,7 +59,7 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
 
   def step(state: TrainState, batch: dict, frozen: dict | None = None):
     key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
-    draws = losses.draw(key, cfg, batch["latents"].shape, routed=routed)
+    draws = losses.draw(key, cfg, batch["latents"].shape, routed=routed, pictured="image" in batch)
     batch = batch | dict(latents=losses.drawn_latents(key, batch))
     parts, gradients = accumulated(state.params, cfg, batch, draws, plan, shardings.params, of_block=of_block, frozen=frozen)
     with jax.named_scope("optimizer"):
