@@ -1,24 +1,27 @@
-"""Measures what the settings of sampling do to what comes out, on a model of the embedded data set:
+"""Measures what the settings of sampling do to what comes out, on a model of an embedded data set:
 
   python -m launch.accuracy --checkpoint=WORKDIR --output=DIR
 
 Distance to a solution of 500 steps against evaluations of the velocity, for each sampler; the judge's score against guidance, for
 guidance in intervals, for left-out steps and from a given first frame.  Writes accuracy.json part by part, so that the same
-command goes on where it was stopped, and accuracy.png.
+command goes on where it was stopped, and accuracy.png.  The text encoder is read and let go of before network and codec are.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from launch import arguments, model
-from motif_jax import sample
 from motif_jax.data import videos
-from motif_jax.evaluate import accuracy, plots, shapes
+from motif_jax.data.embedded import SETS
+from motif_jax.evaluate import accuracy, plots
+from motif_jax.evaluate.benchmarks import BENCHMARKS
 from motif_jax.evaluate.subject import Subject
 
 PARTS = ("solvers", "guidance", "intervals", "caches", "pictures")
@@ -32,6 +35,7 @@ def parse(argv=None) -> argparse.Namespace:
   parser = arguments.parser("launch.accuracy", __doc__)
   model.add_flags(parser)
   add = parser.add_argument
+  add("--benchmark", choices=BENCHMARKS, help="whose prompts and judge; by default `train.benchmark` of the run")
   add("--only", default=",".join(PARTS), help="parts with commas")
   add("--solved", type=int, default=16, help="prompts of what is held against the solution alone")
   add("--count", type=int, default=256, help="prompts of what is scored")
@@ -49,51 +53,61 @@ def main(argv=None) -> None:
     wanted = [part.strip() for part in args.only.split(",")]
     if unknown := set(wanted) - set(PARTS):
       raise ValueError(f"--only={args.only} names {', '.join(sorted(unknown))}, expected some of {', '.join(PARTS)}.")
-    found = model.read(args)
-    cfg, how = arguments.sampling(args, found.cfg)
-    subject = Subject(found.params, cfg, *sample.encoders_of(cfg, found.mesh), (), jax.random.key(args.seed), args.batch)
+    pipe, source = model.find(args)
+    cfg, how = arguments.sampling(args, pipe.cfg)
+    benchmark = args.benchmark or cfg.train.benchmark
+    clips, prompts = BENCHMARKS[benchmark].held_out_prompts(args.count, args.seed)
+    # Calibrated with other prompts and other noise than those that are measured.
+    _, others = BENCHMARKS[benchmark].held_out_prompts(args.solved, args.seed + 1)
+    pipe = dataclasses.replace(pipe, cfg=cfg)
+    pipe.grid(cfg.sample.bucket)  # raises
+    subject = model.subject_of(pipe, prompts, seed=args.seed, batch=args.batch, also=others)
+    calibrated_on = subject._replace(prompts=others, key=jax.random.key(args.seed + 1))
+    subject = subject._replace(judge=lambda made: BENCHMARKS[benchmark].score(made, clips))
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   output = pathlib.Path(args.output)
   output.mkdir(parents=True, exist_ok=True)
   file = output / "accuracy.json"
   said = json.loads(file.read_text()) if file.exists() else {}
-  with jax.set_mesh(found.mesh):
+  with jax.set_mesh(pipe.mesh):
     for part in wanted:
-      asked = dict(**found.source, **how, seed=args.seed, prompts=args.solved if part == "solvers" else args.count)
+      asked = dict(**source, **how, benchmark=benchmark, seed=args.seed, prompts=args.solved if part == "solvers" else args.count)
       if said.get(part, {}).get("asked") != asked:
-        said[part] = dict(asked=asked, rows=measure(part, subject, args))
+        said[part] = dict(asked=asked, rows=measure(part, subject, calibrated_on, clips, SETS[benchmark].render, args))
         with videos.replacing(file) as temporary:
           temporary.write_text(json.dumps(said, indent=1))
-      print(f"{part}: {asked['prompts']} prompts", *map(line, said[part]["rows"]), sep="\n  ", flush=True)
+      print(f"{part}: {asked['prompts']} prompts", *(line(row, benchmark) for row in said[part]["rows"]), sep="\n  ", flush=True)
   plots.draw(output / "accuracy.png", panels(said))
   print(f"wrote {file} and accuracy.png")
 
 
-def measure(part: str, subject: Subject, args: argparse.Namespace) -> list[dict]:
-  """The rows of one part."""
-  clips, prompts = shapes.held_out_prompts(args.count, args.seed)
-  scored = subject._replace(prompts=prompts, judge=lambda made: shapes.score(made, clips))
-  few = subject._replace(prompts=prompts[:args.solved])
+def measure(part: str, subject: Subject, calibrated_on: Subject, clips: list, render: Callable,
+            args: argparse.Namespace) -> list[dict]:
+  """The rows of one part; `clips` are what the prompts of the subject ask for, `render` shows them."""
+  few = subject._replace(prompts=subject.prompts[:args.solved])
   if part == "solvers":
     return accuracy.solvers(few, EVALUATIONS, exact=accuracy.solution(few))
   if part == "guidance":
-    return accuracy.guidance(scored, SCALES)
+    return accuracy.guidance(subject, SCALES)
   if part == "intervals":
-    return accuracy.intervals(scored, INTERVALS)
+    return accuracy.intervals(subject, INTERVALS)
   if part == "pictures":
-    return accuracy.pictures(scored, clips, seed=args.seed)
-  # Calibrated with other prompts and other noise than those that are measured.
-  others = few._replace(prompts=shapes.held_out_prompts(args.solved, args.seed + 1)[1], key=jax.random.key(args.seed + 1))
-  return accuracy.caches(scored, others, SPEEDUPS, few=args.solved)
+    return accuracy.pictures(subject, clips, render, seed=args.seed)
+  return accuracy.caches(subject, calibrated_on, SPEEDUPS, few=args.solved)
 
 
-def line(row: dict) -> str:
+def line(row: dict, benchmark: str) -> str:
   """A row of a part as text."""
   shown = {name: value for name, value in row.items() if name != "scores"}
   if "scores" in row:
-    shown |= {name: row["scores"][name] for name in ("all", *shapes.SCORED)}
+    shown |= {name: row["scores"][name] for name in scored(benchmark)}
   return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items())
+
+
+def scored(benchmark: str) -> list[str]:
+  """What its judge reads of a clip, all of it together first."""
+  return list(dict.fromkeys(("all", *BENCHMARKS[benchmark].CHANCE)))
 
 
 def panels(said: dict) -> list[plots.Panel]:
@@ -108,7 +122,7 @@ def panels(said: dict) -> list[plots.Panel]:
   if "guidance" in said:
     rows, count = said["guidance"]["rows"], said["guidance"]["asked"]["prompts"]
     curves = {}
-    for name in ("all", *shapes.SCORED):
+    for name in scored(said["guidance"]["asked"].get("benchmark", "shapes")):  # not said as long as there was one
       scores = np.array([row["scores"][name] for row in rows])
       curves[name] = ([row["scale"] for row in rows], scores, np.sqrt(scores * (1 - scores) / count))
     drawn.append(plots.Panel("Guidance raises the score", "scale", f"share right of {count} prompts", curves))

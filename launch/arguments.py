@@ -97,6 +97,17 @@ def read_cache(file: str) -> dict:
   return said
 
 
+def read_prompts(file: str) -> list[str]:
+  """The lines of --prompts that are not blank; ValueError where there is none."""
+  try:
+    prompts = [line.strip() for line in pathlib.Path(file).read_text().splitlines() if line.strip()]
+  except (OSError, UnicodeDecodeError) as e:
+    raise ValueError(f"--prompts={file} cannot be read ({e}); expected a text file with a prompt per line.") from e
+  if not prompts:
+    raise ValueError(f"There is no prompt in {file}, expected one per line.")
+  return prompts
+
+
 def cache_line(said: dict) -> str:
   """A line on what a file of launch.calibrate leaves out, and at which measured error."""
   error = said["error"]

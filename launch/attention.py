@@ -2,11 +2,12 @@
 
   python -m launch.attention --checkpoint=WORKDIR --prompts=FILE --times=0.1,0.5,0.9 --buckets=9x32x32,33x32x32 --output=DIR
 
-The model makes a video for each prompt, of each size, and is looked at while it denoises those.  Without prompts: those of the
+The model makes a video for each prompt, of each size, and is looked at while it denoises those.  Without prompts: those of an
 embedded data set.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -15,10 +16,9 @@ import time
 import jax
 
 from launch import arguments, model
-from motif_jax import mesh as meshes, sample
 from motif_jax.data import buckets, videos
-from motif_jax.evaluate import attention, plots, shapes
-from motif_jax.evaluate.subject import Subject
+from motif_jax.evaluate import attention, plots
+from motif_jax.evaluate.benchmarks import BENCHMARKS
 
 PUBLISHED = dict(mean=0.076, weakest=0.052)  # cross-attention's write relative to the residual (the report's own model)
 
@@ -28,7 +28,8 @@ def parse(argv=None) -> argparse.Namespace:
   model.add_flags(parser)
   add = parser.add_argument
   add("--prompts", help="a text file with a prompt per line")
-  add("--count", type=int, default=8, help="without --prompts: of the embedded data set's")
+  add("--count", type=arguments.at_least(1), default=8, help="without --prompts: of those of an embedded data set")
+  add("--benchmark", choices=BENCHMARKS, help="which one; by default `train.benchmark` of the run")
   add("--times", default="0.1,0.5,0.9", help="how noisy the videos are that are looked at: 0 is data, 1 is noise")
   add("--buckets", help="sizes in pixels, FRAMESxHEIGHTxWIDTH with commas; by default the config's")
   add("--seed", type=int, default=0)
@@ -57,35 +58,23 @@ def main(argv=None) -> None:
 def look(args: argparse.Namespace) -> dict:
   """What attention.json says; ValueError for what cannot be."""
   times = arguments.times(args.times)
-  prompts = _prompts(args)
+  given = arguments.read_prompts(args.prompts) if args.prompts else None
   if args.batch < 1:
     raise ValueError(f"--batch={args.batch}: expected at least 1 video at once.")
-  found = model.read(args)
-  cfg, how = arguments.sampling(args, found.cfg)
-  sizes = buckets.parse(args.buckets) if args.buckets else (cfg.sample.bucket,)
-  codec, text = sample.encoders_of(cfg, found.mesh)
-  parts = meshes.degree(found.mesh, "batch")
-  batch = -(-args.batch // parts) * parts
-  filled = prompts + prompts[-1:] * (-len(prompts) % batch)
-  subject = Subject(found.params, cfg, codec, text, filled, jax.random.key(args.seed), batch)
-  subjects = {buckets.name(size): subject.sampled(bucket=size) for size in sorted(sizes, key=buckets.volume)}
-  for one in subjects.values():
-    one.grid  # says which sizes cannot be, before anything is made
+  pipe, source = model.find(args)
+  cfg, how = arguments.sampling(args, pipe.cfg)
+  pipe, sizes = dataclasses.replace(pipe, cfg=cfg), buckets.parse(args.buckets) if args.buckets else (cfg.sample.bucket,)
+  for size in sizes:
+    pipe.grid(size)  # says which sizes cannot be, before anything is made
+  prompts = given or BENCHMARKS[args.benchmark or cfg.train.benchmark].held_out_prompts(args.count, args.seed)[1]
+  subject = model.subject_of(pipe, prompts, seed=args.seed, batch=args.batch)
   made, began = {}, time.perf_counter()
-  with jax.set_mesh(found.mesh):
-    for name, one in subjects.items():
-      made[name] = attention.look(one, times, count=len(prompts))
+  with jax.set_mesh(pipe.mesh):
+    for size in sorted(sizes, key=buckets.volume):
+      name = buckets.name(size)
+      made[name] = attention.look(subject.sampled(bucket=size), times)
       print(f"{name}: {made[name]['tokens']} tokens, after {time.perf_counter() - began:.0f} s", flush=True)
-  return dict(**found.source, **how, seed=args.seed, prompts=prompts, times=times, published=PUBLISHED, buckets=made)
-
-
-def _prompts(args):
-  if args.prompts is None:
-    return shapes.held_out_prompts(args.count, args.seed)[1]
-  prompts = [line.strip() for line in pathlib.Path(args.prompts).read_text().splitlines() if line.strip()]
-  if not prompts:
-    raise ValueError(f"There is no prompt in {args.prompts}, expected one per line.")
-  return prompts
+  return dict(**source, **how, seed=args.seed, prompts=prompts, times=times, published=PUBLISHED, buckets=made)
 
 
 def table(said: dict) -> str:

@@ -89,7 +89,9 @@ def small_job(cfg: config.Config, folder: str) -> loop.Job:
   video = cfg.sample.bucket
   counts = {video: COUNT, BucketConfig(1, video.height, video.width): COUNT}
   devices = Devices(jax.jit, place=lambda x: x, rows=lambda bucket: 32)
-  return loop.prepare(cfg, folder, dataset=rendered.dataset(Encoders(*registry.of_data(cfg)), counts, devices, seed=cfg.seed))
+  encoders = Encoders(*registry.of_data(cfg))
+  made = rendered.dataset(encoders, counts, devices, benchmark=cfg.train.benchmark, seed=cfg.seed)
+  return loop.prepare(cfg, folder, dataset=made)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,19 @@ Writes scores.json and contact_sheet.png.  "Shuffled" scores each video against 
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 
-import jax
+import numpy as np
 
 from launch import arguments, model
-from motif_jax import sample
 from motif_jax.data import buckets, shapes, videos
 from motif_jax.evaluate.benchmarks import BENCHMARKS
+from motif_jax.pipeline import Pipeline
 from motif_jax.train import checkpoint
 
 ROWS = 12  # of the contact sheet
@@ -52,20 +54,13 @@ def judge(args: argparse.Namespace) -> dict:
   """What scores.json says, after writing it and the contact sheet."""
   if args.checkpoint is None:
     raise ValueError("Pass --checkpoint=WORKDIR, of a run on the embedded data set; other models have nothing for this judge.")
-  cfg, params, source, _ = model.read(args)
+  pipe, source = model.find(args)
   folder, step = checkpoint.find(source["checkpoint"])
-  codec, text = sample.encoders_of(cfg)
+  cfg, how = arguments.sampling(args, pipe.cfg)
   name = args.benchmark or cfg.train.benchmark
   benchmark = BENCHMARKS[name]
   clips, prompts = benchmark.held_out_prompts(args.count, args.seed, args.colour)
-  cfg, how = arguments.sampling(args, cfg)
-  grid = sample.latent_grid(cfg, codec, cfg.sample.bucket)
-  made, began = [], time.perf_counter()
-  key = jax.random.key(args.seed)
-  for video in sample.videos_of(params, cfg, codec, text, prompts, key=key, grid=grid, batch=args.batch):
-    made.append(video)
-    if len(made) % args.batch == 0 or len(made) == args.count:
-      print(f"{len(made)} of {args.count} videos after {time.perf_counter() - began:.0f} s", flush=True)
+  made = list(make(dataclasses.replace(pipe, cfg=cfg), prompts, seed=args.seed, batch=min(args.batch, args.count)))
   output = pathlib.Path(args.output) if args.output else folder.parent / f"judged-step-{step}-seed-{args.seed}"
   output.mkdir(parents=True, exist_ok=True)
   videos.write_contact_sheet(output / "contact_sheet.png", made[:ROWS], columns=cfg.sample.bucket.frames)
@@ -78,6 +73,17 @@ def judge(args: argparse.Namespace) -> dict:
   with videos.replacing(output / "scores.json") as temporary:
     temporary.write_text(json.dumps(scores, indent=1))
   return scores
+
+
+def make(pipe: Pipeline, prompts: list[str], *, seed: int, batch: int) -> Iterator[np.ndarray]:
+  """Yields the frames of each prompt; one model at a time is in memory."""
+  pipe.grid(pipe.cfg.sample.bucket)  # raises
+  latents, began = [], time.perf_counter()
+  for one in pipe.latents(pipe.texts(prompts), range(len(prompts)), seed=seed, batch=batch):
+    latents.append(one)
+    if len(latents) % batch == 0 or len(latents) == len(prompts):
+      print(f"latents of {len(latents)} of {len(prompts)} after {time.perf_counter() - began:.0f} s", flush=True)
+  yield from pipe.frames(latents, batch=batch)
 
 
 def table(scores: dict) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ import jax
 from configs import motif_2b
 from motif_jax import config, mesh as meshes, pipeline
 from motif_jax.config import Config, MeshConfig
+from motif_jax.encoders import registry
+from motif_jax.evaluate.subject import Subject
 from motif_jax.pipeline import Pipeline
 from motif_jax.train import checkpoint, finetune
 
@@ -39,6 +42,17 @@ def read(args: argparse.Namespace) -> Model:
   """The `Model` that those flags name, its weights in their places on the mesh; ValueError for what cannot be."""
   pipe, source = find(args)
   return Model(pipe.cfg, pipe.read_params(), source, pipe.mesh)
+
+
+def subject_of(pipe: Pipeline, prompts: Sequence[str], *, seed: int, batch: int, also: Sequence[str] = ()) -> Subject:
+  """What a study of sampling is made on, of these prompts; `also`: others that it will be asked for.
+
+  The prompts are encoded before network and codec are read, and their encoder, the largest of the three, is let go of.
+  """
+  every = list(dict.fromkeys([*prompts, *also]))
+  texts = dict(zip([*every, ""], pipe.texts(every), strict=True))
+  codec, = registry.named(pipe.cfg.encoders, ("codec",), mesh=pipe.mesh)
+  return Subject(pipe.read_params(), pipe.cfg, codec, texts, prompts, jax.random.key(seed), batch)
 
 
 def find(args: argparse.Namespace) -> tuple[Pipeline, dict]:

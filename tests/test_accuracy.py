@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from configs import base
-from launch import accuracy as launch, model
+from launch import accuracy as launch, judge as launch_judge, model as launch_model
 from motif_jax import config, mesh, sample, stepwise
-from motif_jax.evaluate import accuracy, shapes as judge, subject as subjects
+from motif_jax.data import shapes
+from motif_jax.evaluate import accuracy, calibration, shapes as judge
 from motif_jax.model import transformer
+from motif_jax.pipeline import Pipeline
 
 EVALUATIONS = (6, 12)
+ONE = mesh.make_mesh(config.MeshConfig(1, 1, 1), devices=jax.devices()[:1])
 
 
 def _config():
@@ -41,9 +44,9 @@ def subject():
   for compiled in (sample._integrate, stepwise._start, stepwise._advance):
     compiled.clear_cache()
   cfg = _config()
-  clips, prompts = judge.held_out_prompts(3, 0)
+  _, prompts = judge.held_out_prompts(3, 0)
   score = lambda made: {"all": float(made.mean() / 255)}
-  yield subjects.Subject({}, cfg, *sample.encoders_of(cfg), prompts, jax.random.key(0), 2, score)
+  yield launch_model.subject_of(Pipeline(cfg, dict, ONE), prompts, seed=0, batch=2)._replace(judge=score)
   patch.undo()
   for compiled in (sample._integrate, stepwise._start, stepwise._advance):
     compiled.clear_cache()
@@ -84,15 +87,35 @@ def test_steps_left_out_cost_less_than_steps_that_are_not_there(subject):
 
 def test_a_video_from_a_picture_begins_with_it(subject):
   _, prompts = judge.held_out_prompts(3, 0)
-  rows = {row["start"]: row for row in accuracy.pictures(subject, judge.held_out_prompts(3, 0)[0], seed=1)}
+  rows = {row["start"]: row for row in accuracy.pictures(subject, judge.held_out_prompts(3, 0)[0], shapes.render, seed=1)}
   assert rows["picture"]["psnr_kept"] > 30 > 15 > rows["text alone"]["psnr_kept"]
   assert rows["codec alone"]["psnr_given"] > rows["text alone"]["psnr_given"]
 
 
+def test_a_prompt_that_fills_up_a_batch_is_calibrated_on_once(subject):
+  whole = calibration.products_of(subject._replace(batch=3))
+  np.testing.assert_allclose(calibration.products_of(subject), whole, rtol=1e-5)  # in twos, the third one twice
+
+
+def test_models_are_in_memory_in_turn(subject):
+  read = []
+
+  class Watched(Pipeline):
+
+    def _named(self, role):
+      read.append(role)
+      return super()._named(role)
+
+  pipe = Watched(subject.cfg, lambda: read.append("network") or {}, ONE)
+  launch_model.subject_of(pipe, subject.prompts, seed=0, batch=2)
+  assert read == ["text", "network"]
+  read.clear()
+  made = list(launch_judge.make(pipe, subject.prompts, seed=0, batch=2))
+  assert read == ["text", "network", "codec"] and [video.shape for video in made] == [(5, 16, 24, 3)] * 3
+
+
 def test_the_command_writes_part_by_part_and_goes_on(subject, tmp_path, monkeypatch, capsys):
-  one = mesh.make_mesh(config.MeshConfig(1, 1, 1), devices=jax.devices()[:1])
-  found = model.Model(subject.cfg, {}, dict(checkpoint="here"), one)
-  monkeypatch.setattr(model, "read", lambda args: found)
+  monkeypatch.setattr(launch_model, "find", lambda args: (Pipeline(subject.cfg, dict, ONE), dict(checkpoint="here")))
   flags = ["--checkpoint=here", "--solved=2", "--count=2", "--batch=2", f"--output={tmp_path}"]
   launch.main([*flags, "--only=guidance"])
   first = json.loads((tmp_path / "accuracy.json").read_text())

@@ -13,8 +13,9 @@ from configs import base
 from launch import attention as launch, model as launch_model
 from motif_jax import compiled, config, mesh as meshes
 from motif_jax.config import MeshConfig
-from motif_jax.evaluate import attention
+from motif_jax.evaluate import attention, subject as subjects
 from motif_jax.model import attention as model_attention, transformer
+from motif_jax.pipeline import Pipeline
 from tests import tiny
 from tests.sensitive import sensitive
 
@@ -126,7 +127,8 @@ def _small():
 def small_model(monkeypatch):
   """What --checkpoint names."""
   mesh = meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1])
-  monkeypatch.setattr(launch_model, "read", lambda args: launch_model.Model(*_small(), dict(checkpoint=args.checkpoint), mesh))
+  cfg, params = _small()
+  monkeypatch.setattr(launch_model, "find", lambda args: (Pipeline(cfg, lambda: params, mesh), dict(checkpoint=args.checkpoint)))
 
 
 def test_the_command_leaves_numbers_and_pictures_of_each_size(small_model, tmp_path, capsys):
@@ -143,11 +145,24 @@ def test_the_command_leaves_numbers_and_pictures_of_each_size(small_model, tmp_p
   assert Image.open(tmp_path / "attention.png").size[0] > 800
 
 
+def test_a_batch_that_is_not_full_is_filled_up_on_a_mesh():
+  cfg, params = _small()
+  mesh = meshes.make_mesh(MeshConfig(2, 1, 1), devices=jax.devices()[:2])
+  full = launch_model.subject_of(Pipeline(cfg, lambda: params, mesh), ["a ring", "a cross", "a star", "a blue ring"], seed=3, batch=2)
+  few = full._replace(prompts=full.prompts[:3], batch=1)  # which two devices round up
+  with jax.set_mesh(mesh):
+    latents, ragged = subjects.latents(full), subjects.latents(few)
+    frames, shown = subjects.frames(full, latents), subjects.frames(few, ragged)
+  assert (len(ragged), len(shown)) == (3, 3)
+  np.testing.assert_array_equal(ragged, latents[:3])
+  np.testing.assert_array_equal(shown, frames[:3])
+
+
 @pytest.mark.parametrize("flags, said", [
     (["--times=0.5,noon"], "--times=0.5,noon: expected numbers"),
     (["--times=1.5"], "expected times between 0 .data. and 1"),
     (["--batch=0"], "at least 1 video at once"),
-    (["--prompts=nowhere.txt"], "No such file"),
+    (["--prompts=nowhere.txt"], "expected a text file with a prompt per line"),
     (["--buckets=6x16x24"], "frames 6 .*nearest: 5, 9"),
 ])
 def test_bad_flags_get_one_clear_error(small_model, tmp_path, flags, said):

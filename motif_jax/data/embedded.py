@@ -1,5 +1,5 @@
-"""The embedded data sets by name: each with `combinations`, `caption_long`, `render` and `write_folder`; their judges stand in
-`evaluate/benchmarks.py`."""
+"""The embedded data sets by name: each with `combinations`, `caption_long`, `captions`, `render` and `write_folder`; their judges
+stand in `evaluate/benchmarks.py`."""
 
 from motif_jax.data import scenes, shapes
 

@@ -112,6 +112,11 @@ def caption_short(scene: Scene, rng: np.random.Generator) -> str:
   return _fill(SHORT, scene, turned=rng.random() < 0.5)
 
 
+def captions(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
+  """Its captions by their column."""
+  return dict(long=caption_long(scene, rng), short=caption_short(scene, rng))
+
+
 def _fill(template, scene, *, turned):
   """The template, told from the first thing, or from the second."""
   a, b = (scene.second, scene.first) if turned else (scene.first, scene.second)
@@ -150,4 +155,4 @@ def write_folder(path, count: int, *, seed: int, bucket: tuple[int, int, int] = 
   return captioned.write_folder(
       path, combinations(held_out=held_out, colour=colour), count,
       functools.partial(render, frames=frames, height=height, width=width),
-      lambda scene, rng: dict(long=caption_long(scene, rng), short=caption_short(scene, rng)), seed=seed, fps=fps)
+      captions, seed=seed, fps=fps)

@@ -81,6 +81,11 @@ def caption_short(clip: Clip) -> str:
   return _fill(SHORT, clip)
 
 
+def captions(clip: Clip, rng: np.random.Generator) -> dict[str, str]:
+  """Its captions by their column."""
+  return dict(long=caption_long(clip, rng), short=caption_short(clip))
+
+
 def _fill(template: str, clip: Clip) -> str:
   moves = "stays still" if clip.motion == "still" else f"moves {clip.motion}"
   return template.format(moves=moves, **dataclasses.asdict(clip))
@@ -137,4 +142,4 @@ def write_folder(path, count: int, *, seed: int, bucket: tuple[int, int, int] = 
   return captioned.write_folder(
       path, combinations(held_out=held_out, colour=colour), count,
       functools.partial(render, frames=frames, height=height, width=width),
-      lambda clip, rng: dict(long=caption_long(clip, rng), short=caption_short(clip)), seed=seed, fps=fps)
+      captions, seed=seed, fps=fps)

@@ -1,12 +1,12 @@
 """What settings of sampling do to what comes out: distances to exact solutions and to exact sampling, and scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from motif_jax import sample, stepwise
-from motif_jax.data import extract, shapes
+from motif_jax.data import extract
 from motif_jax.evaluate import calibration
 from motif_jax.evaluate.subject import Subject, difference, frames, latents, psnr
 from motif_jax.flow import samplers
@@ -69,12 +69,12 @@ def caches(subject: Subject, calibrated_on: Subject, speedups: Sequence[float], 
   return rows
 
 
-def pictures(subject: Subject, clips: Sequence[shapes.Clip], *, seed: int) -> list[dict]:
+def pictures(subject: Subject, clips: Sequence, render: Callable, *, seed: int) -> list[dict]:
   """From the first frames of rendered clips, with their prompts, and from the prompts alone: PSNR of the first frame against the
-  one given (rendered, and as the codec keeps it), and scores."""
+  one given (rendered, and as the codec keeps it), and scores.  `render` is that of the data set of the clips."""
   bucket = subject.cfg.sample.bucket
-  given = np.stack([shapes.render(clip, np.random.default_rng([seed, i]), frames=bucket.frames, height=bucket.height,
-                                  width=bucket.width)[0] for i, clip in enumerate(clips)])
+  given = np.stack([render(clip, np.random.default_rng([seed, i]), frames=bucket.frames, height=bucket.height,
+                           width=bucket.width)[0] for i, clip in enumerate(clips)])
   levels = extract.blurred(extract.signed(given))  # (N, levels, H, W, 3)
   encode = jax.jit(lambda codec, pixels: codec.encode(pixels))
   encoded = np.asarray(encode(subject.codec, levels.reshape(-1, 1, *given.shape[1:])))

@@ -17,7 +17,7 @@ from jax import Array
 
 from motif_jax import sample
 from motif_jax.config import ModelConfig
-from motif_jax.evaluate.subject import Subject, latents
+from motif_jax.evaluate.subject import Subject, in_batches, latents
 from motif_jax.flow import path
 from motif_jax.model import transformer
 from motif_jax.model.conditioning import network_input
@@ -117,35 +117,33 @@ def measure(params: dict, inputs: Array, t: Array, text: Array, text_mask: Array
   return transformer.apply(params, model, inputs, t, text, text_mask=text_mask, image=image, measure=of)[1].measured
 
 
-def look(subject: Subject, times: Sequence[float], *, count: int | None = None) -> dict:
+def look(subject: Subject, times: Sequence[float]) -> dict:
   """What `measure` says of videos that the model itself makes for the prompts, noised to each of `times`.
 
-  Means over the first `count` prompts: the others only fill the batch.  {tokens, frames, text_tokens, uniform: name -> value
-  under uniform attention, rows: [{t, block, kind, name: value}]}.
+  Means over the prompts.  {tokens, frames, text_tokens, uniform: name -> value under uniform attention, rows: [{t, block, kind,
+  name: value}]}.
   """
-  model, tokens = subject.cfg.model, subject.cfg.data.text_tokens
-  count = len(subject.prompts) if count is None else count
-  data = latents(subject)
+  model, data = subject.cfg.model, latents(subject)
   noise = sample.initial_noise(jax.random.fold_in(subject.key, 1), np.arange(len(data)), data.shape[1:])
-  text, mask = sample.encode_prompts(subject.text_encoder, subject.prompts, tokens)
+  text, mask = subject.encoded(subject.prompts)
   rows = []
   for t in times:
     parts = []
-    for start in range(0, len(data), subject.batch):
-      now = slice(start, start + subject.batch)
-      at = jnp.full(len(data[now]), t, jnp.float32)
+    for now, _ in in_batches(len(data), subject.batch):
+      at = jnp.full(len(now), t, jnp.float32)
       noisy = path.interpolate(data[now], noise[now], at[:, None, None, None, None])
       inputs = network_input(noisy, jnp.zeros_like(data[now, None, 0]), at, jnp.zeros(len(noisy), bool))
       parts.append(jax.device_get(measure(subject.params, inputs, at, text[now], mask[now], model=model)))
-    rows += [dict(t=float(t)) | row for row in _by_block(model, parts, count)]
+    rows += [dict(t=float(t)) | row for row in _by_block(model, parts, len(data))]
   frames = data.shape[1] // model.patch[0]
-  video, words = math.prod(subject.grid) // math.prod(model.patch), float(np.sum(mask[:count]) / count)
-  uniform = dict(other_frames=(frames - 1) / frames, encoder=0.5, text=float(np.mean(1 / (1 + video / mask[:count].sum(1)))))
+  video, words = math.prod(subject.grid) // math.prod(model.patch), float(np.sum(mask) / len(mask))
+  uniform = dict(other_frames=(frames - 1) / frames, encoder=0.5, text=float(np.mean(1 / (1 + video / mask.sum(1)))))
   return dict(tokens=video, frames=frames, text_tokens=words, uniform=uniform, rows=rows)
 
 
 def _by_block(model, parts, count):
-  """[{block, kind, name: mean}] in the order of the network, from {kind: {name: (B, blocks)}} of each batch."""
+  """[{block, kind, name: mean}] in the order of the network, from {kind: {name: (B, blocks)}} of each batch; rows beyond `count`
+  only fill up the last one."""
   rows = []
   for kind in kinds_of(model):
     values = {name: np.concatenate([part[kind][name] for part in parts])[:count].mean(0) for name in parts[0][kind]}

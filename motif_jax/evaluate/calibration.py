@@ -14,7 +14,7 @@ def products_of(subject: Subject) -> np.ndarray:
   total, seen = np.zeros((subject.cfg.sample.steps,) * 2), []
 
   def watch(step, indices):
-    seen.append(np.asarray(step.velocity))
+    seen.append(np.asarray(step.velocity)[np.unique(indices, return_index=True)[1]])  # each prompt once
     if step.number == step.of:
       total[:] += caching.gram(np.stack(seen))
       seen.clear()
