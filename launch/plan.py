@@ -95,7 +95,9 @@ def strides_of(cfg, given) -> tuple[int, int, int]:
 
 
 def tokens_of(job: Job, bucket) -> workload.Tokens:
-  return workload.tokens_of(job.cfg.model, workload.latent_grid(bucket, job.strides), job.cfg.data.text_tokens)
+  """Of a sample; where some batches start from pictures, of those."""
+  return workload.tokens_of(job.cfg.model, workload.latent_grid(bucket, job.strides), job.cfg.data.text_tokens,
+                            registry.image_tokens(job.cfg) if bucket.frames > 1 else 0)
 
 
 def head(job: Job) -> list[str]:
@@ -139,6 +141,7 @@ def of_bucket(job: Job, bucket, plan) -> list[str]:
   seconds = work / (job.utilisation * job.device.flops)
   lines = [
       f"bucket {buckets.name(bucket)}: {tokens.video:,} video tokens; " + " | ".join(map(str, plan))
+      + (f"; from a picture of {tokens.image:,} tokens" if tokens.image else "")
       + (f"; batch {rows * split.batch}, {rows} per device" if cfg.data.batch_tokens else ""),
       f"  FLOPs per sample: model {model.total:.4g} (attention {model.attention / model.total:.0%})",
       "  executed per sample and device: " + ", ".join(f"{name} {part.total:.3g}" for name, part in parts.items())
@@ -253,40 +256,35 @@ def compiled_lines(job: Job, bucket, plan) -> list[str]:
       f"closed form {size(ours)}",
       f"    products: {compiled.matmul_flops(text):.4g} FLOPs per device; closed form {work:.4g}, Muon's left out",
       f"    sent: {size(sent)}; closed form {size(expected)}",
-      *(f"    {told(c)}" for c in compiled.collectives(text)[:12]),
+      *(f"    {c.count} x {c.kind} of {size(c.bytes)} in groups of {c.group}" for c in compiled.collectives(text)[:12]),
       *(f"    buffer of {size(b.bytes)}: {b.shape[:40]} {b.op} {b.source[-80:]}" for b in compiled.largest_buffers(text, 3)),
   ]
 
 
 def compile_step(cfg, job: Job, bucket, plan):
   """The training step of a bucket and plan, compiled for the job's mesh from shapes alone."""
-  lowered = compiling.lowered(cfg, job.mesh, workload.latent_grid(bucket, job.strides), plan)
+  lowered = compiling.lowered(cfg, job.mesh, workload.latent_grid(bucket, job.strides), plan, image=tokens_of(job, bucket).image)
   return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})  # of the machine code, which nobody runs
-
-
-def told(c: compiled.Collective) -> str:
-  return f"{c.count} x {c.kind} of {size(c.bytes)} in groups of {c.group}"
 
 
 def main(argv=None) -> None:
   args = parse(argv)
   jax.config.update("jax_platforms", "cpu")
   try:
-    strides = args.strides.split(",") if args.strides else None
     job = prepare(config.from_config_dict(args.config), count=args.devices, kind=args.device_kind, names=args.buckets,
-                  strides=strides, utilisation=args.utilisation)
+                  strides=args.strides and args.strides.split(","), utilisation=args.utilisation)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   print("\n".join(head(job)))
   if args.sampling:
     print("\n".join(line for bucket in job.buckets for line in of_sampling(job, bucket)))
     return
+  plans = step.plans_of(job.cfg)
   for bucket in job.buckets:
-    for plan in step.plans_of(job.cfg):
+    for plan in plans:
       print("\n" + "\n".join(of_bucket(job, bucket, plan)))
       if args.compile:
         print("\n".join(compiled_lines(job, bucket, plan)), flush=True)
-  plans = step.plans_of(job.cfg)
   print("\n" + "\n".join(shardings(job)))
   print(f"\nexecutables: {len(job.buckets)} buckets x {len(plans)} plans = {len(job.buckets) * len(plans)} training steps"
         + ", and as many with telemetry" * (job.cfg.train.telemetry_every > 0) + "; launch.train counts those of its data")

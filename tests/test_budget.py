@@ -23,7 +23,7 @@ from motif_jax.train.state import abstract_state
 
 RELEASED = config.from_config_dict(motif_2b.get_config())
 CLIP_720P = Tokens(114_080, 512)
-TEXT = 64
+TEXT, PICTURE = 64, 192  # tokens
 
 
 def small(**changes):
@@ -97,6 +97,7 @@ CASES = {  # every policy of rematerialisation, with attention that keeps its lo
     **{f"{remat}, chunked": dict(model__remat=remat, model__attention="chunked") for remat in ("none", "attention", "block")},
     "routed and aligned": dict(model__remat="block", route__keep=0.5, alignment__weight=0.5),
     "adapter": dict(model__remat="block", adapter__rank=24, adapter__base="another"),
+    "from pictures": dict(model__remat="block", model__image_dim=96, encoders__image="thumbnail", data__image_tokens=True),
 }
 
 
@@ -119,6 +120,7 @@ def gradient_of(name):
   batch = dict(latents=shaped(rows, *GRID, channels), first_frame=shaped(rows, 4, *GRID[1:], channels),
                text=shaped(rows, TEXT, cfg.model.text_dim), text_mask=shaped(rows, TEXT, dtype=bool),
                teacher=shaped(rows, 4, 4, 4, cfg.alignment.teacher_dim))
+  batch |= dict(image=shaped(rows, PICTURE, cfg.model.image_dim)) if cfg.data.image_tokens else {}
   draws = losses.Draws(shaped(rows), shaped(rows, *GRID, channels), shaped(rows, dtype=bool), route)
   whole = lambda params, frozen: params | {"model": state.network(cfg, params["model"], frozen if cfg.adapter.rank else None)}
   gradient = jax.grad(lambda params, frozen, batch, draws: losses.objective(whole(params, frozen), cfg, batch, draws, plan)[0])
@@ -126,7 +128,7 @@ def gradient_of(name):
 
 
 def tokens_of(cfg):
-  return workload.tokens_of(cfg.model, GRID, TEXT)
+  return workload.tokens_of(cfg.model, GRID, TEXT, PICTURE if cfg.data.image_tokens else 0)
 
 
 @pytest.mark.parametrize("name", CASES)

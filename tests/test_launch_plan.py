@@ -204,5 +204,9 @@ def test_sizes_are_told_for_people(count, text):
   assert plan.size(count) == text
 
 
-def test_collectives_are_told_with_count_bytes_and_group():
-  assert plan.told(compiled.Collective("all-gather", 2_000_000, 3, 8)) == "3 x all-gather of 2 MB in groups of 8"
+def test_batches_from_a_picture_are_planned_with_the_tokens_of_its_encoder():
+  pictured = dict(model__image_dim=1152, encoders__image="siglip", data__image_tokens=True)
+  job, plain = (prepare(released(**changes), names="1x144x256,33x144x256") for changes in (pictured, {}))
+  assert {bucket.frames: plan.tokens_of(job, bucket).image for bucket in job.buckets} == {1: 0, 33: 4096}
+  assert not any(plan.tokens_of(plain, bucket).image for bucket in plain.buckets)
+  assert "from a picture of 4,096 tokens" in plan.of_bucket(job, max(job.buckets, key=lambda b: b.frames), *step.plans_of(job.cfg))[0]

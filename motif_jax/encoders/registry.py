@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from motif_jax import config_rules
 from motif_jax.config import Config, EncodersConfig
+from motif_jax.encoders import siglip
 from motif_jax.encoders.block_dct import BlockDCT
 from motif_jax.encoders.gradients import Gradients
 from motif_jax.encoders.reduced import Reduced
@@ -80,6 +81,15 @@ def own_strides(cfg: Config) -> tuple[int, int, int] | None:
   """Pixels per latent of the config's codec; None where it has no folder yet, or other channels than the model."""
   codec, = announced(cfg.encoders, ("codec",))
   return tuple(codec.strides) if codec and codec.channels == cfg.model.latent_channels else None
+
+
+def image_tokens(cfg: Config) -> int:
+  """Tokens of a picture in the training batches that start from one; 0 where none has them.  Of an encoder whose folder is not
+  given yet, those of the released one."""
+  if not cfg.data.image_tokens:
+    return 0
+  image, = announced(cfg.encoders, ("image",))
+  return image.tokens if image else siglip.RELEASED.grid**2
 
 
 def _faults(names, roles):
