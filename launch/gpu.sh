@@ -57,7 +57,12 @@ mkdir -p "$OUTPUT"
 # time that was given is up.
 left() { echo $((60 * MINUTES - SECONDS)); }
 at_most() { [ "$(left)" -lt "$1" ] && left || echo "$1"; }  # at_most SECONDS
-ended() { timeout $(($(at_most 530) + 60)) "$@"; }
+ended() {  # ended COMMAND ...
+  local status=0 seconds=$(($(at_most 530) + 60))
+  timeout "$seconds" "$@" || status=$?
+  [ "$status" -ne 124 ] || echo "Ended after $seconds s, in the middle of what it did: run the same command again."
+  return "$status"
+}
 bench() { ended "$PYTHON" -m launch.bench --output="$OUTPUT/bench.json" --limit="$(at_most "${LIMIT:-420}")" "$@"; }
 here() { [ -n "$CPU" ] && echo "$2" || echo "$1"; }  # here ON_A_GPU ON_A_CPU
 has() { "$PYTHON" -c "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))" "$@"; }
