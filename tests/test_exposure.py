@@ -1,9 +1,11 @@
 """Claims about what of a step's communication nothing hides: the bytes are traffic's, the links the mesh's, the windows the blocks'."""
 
+import collections
+
 import pytest
 
 from motif_jax import config
-from motif_jax.budget import exposure, traffic, workload
+from motif_jax.budget import exposure, flops, traffic, workload
 from motif_jax.budget.devices import DEVICES
 from motif_jax.model.plan import make_plan
 from tests import tiny
@@ -46,6 +48,7 @@ def test_only_groups_larger_than_a_node_use_the_network(sizes, between):
   found, _ = _rows(sizes)
   assert {row.kind for row in found if row.network} == between
   assert {row.kind for row in found if row.network and row.kind == "all-to-all"} == set()
+  assert all(row.network == bool(between) for row in found if row.what.endswith("over data"))
   for row in found:
     assert row.seconds == pytest.approx(row.sent / (50e9 if row.network else 450e9))
 
@@ -66,7 +69,25 @@ def test_behind_work_that_takes_no_time_all_is_exposed():
   assert sum(row.exposed for row in found) == pytest.approx(sum(row.seconds for row in found), rel=1e-6)
 
 
-def test_work_hides_as_much_as_it_takes():
-  (half, _), (none, _) = _rows((1, 8, 1), utilisation=0.4), _rows((1, 8, 1), utilisation=1e12)
-  hidden = sum(row.exposed for row in none) - sum(row.exposed for row in half)
-  assert 0 < hidden <= sum(row.seconds for row in none if "behind" in row.what)
+def _hidden(sizes, cfg, rate):
+  """Name -> FLOPs of the work that hides such messages, where it runs at `rate` times the peak and is used up."""
+  hidden = collections.Counter()
+  for row in _rows(sizes, cfg, utilisation=rate)[0]:
+    hidden[row.what] += (row.seconds - row.exposed) * rate * H200.flops
+  return +hidden
+
+
+def test_attention_hides_weights_for_as_long_as_it_takes():
+  cfg = _config()
+  plan, split = make_plan(cfg.model.depths), workload.make_split((1, 8, 1), cfg.model.heads)
+  executed = flops.executed(cfg, TOKENS, plan, split).values()
+  assert _hidden((1, 8, 1), cfg, 1e6) == {"weights behind attention": pytest.approx(2 * sum(part.attention for part in executed))}
+
+
+def test_the_mlp_of_a_single_stream_block_hides_its_exchange_for_as_long_as_it_takes():
+  cfg = _config(depths=dict(dual=0, single=2, decoder=0))
+  found = _hidden((2, 1, 4), cfg, 1e6)
+  mlp = lambda tokens: 2 * 2 * cfg.model.mlp_ratio * 96**2 * tokens  # two layers, of 2 FLOPs for each weight and token
+  once = mlp(TOKENS.video / 4 + TOKENS.text) + mlp(TOKENS.video / 4)  # the last block leaves the text unread
+  del found["weights behind attention"]
+  assert sum(found.values()) == pytest.approx(2 * 4 * once)  # two rows; forward, again, and twice on the way back

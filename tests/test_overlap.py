@@ -74,6 +74,13 @@ def test_the_table_tells_what_stands_alone_and_what_is_waited_for():
   assert said[3].startswith("waited for where they stand: 5.6e-08 GB")
 
 
+@pytest.mark.parametrize("utilisation, hidden", [(0.4, False), (1e-6, True)])
+def test_exposed_is_what_work_beside_it_does_not_take(utilisation, hidden):
+  (gather, reduce) = (line.split() for line in overlap.lines(SCHEDULED, DEVICES["h200"], utilisation=utilisation)[1:3])
+  assert float(gather[6]) > 0 and float(gather[8]) == pytest.approx(0 if hidden else float(gather[6]), rel=0.01)
+  assert reduce[8] == reduce[6]
+
+
 @pytest.mark.parametrize("kind", absent.KINDS)
 def test_a_description_names_its_gpu_and_closes_its_brackets(kind):
   text = absent.description(kind)
