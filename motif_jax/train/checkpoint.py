@@ -9,6 +9,7 @@ alone, which come from elsewhere, has no `rest`: a run in its work directory sta
 from collections.abc import Mapping
 import dataclasses
 import importlib.metadata
+import logging
 import pathlib
 from typing import Any
 
@@ -236,7 +237,14 @@ def _finished(folder) -> list[int]:
 
 
 def _reader(folder):
-  return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
+  """A manager that only reads, without orbax's three warnings that it will."""
+  orbax = logging.getLogger("absl")
+  level = orbax.level
+  orbax.setLevel(logging.ERROR)
+  try:
+    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
+  finally:
+    orbax.setLevel(level)
 
 
 def _tried(manager, step, abstract, mesh):
