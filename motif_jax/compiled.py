@@ -1,6 +1,6 @@
 """What the compiler made of a step: its collectives, its matrix products, its memory; read from the compiled module.
 
-    executable = make_train_step(...).jitted.lower(state, batch).compile()
+    executable = make_train_step(...).jitted.lower(state, batch, key).compile()
     collectives(executable.as_text()), matmul_flops(executable.as_text()), memory(executable)
 
 The text is XLA's HLO after partitioning, so every shape in it is what one device holds.  A scan is a while loop whose body

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from motif_jax import config, distributed, mesh as meshes, sharding
 from motif_jax.config import MeshConfig
 from motif_jax.train.state import TrainState, abstract_state
-from motif_jax.train.step import make_train_step, plan_at
+from motif_jax.train.step import ABSTRACT_KEY, make_train_step, plan_at
 from tests import tiny
 from tests.sensitive import sensitive
 
@@ -46,8 +46,8 @@ def run(mesh: Mesh, *, accumulate: int = 1):
   batch = meshes.global_batch(mesh, {k: v[index * size:(index + 1) * size] for k, v in tiny.batch(cfg).items()})
   step = make_train_step(cfg, mesh, SGD, plan=plan_at(cfg, 0))
   with jax.set_mesh(mesh):
-    compiled = step.jitted.lower(state, batch).compile()
-    new, measured = compiled(state, batch)
+    compiled = step.jitted.lower(state, batch, ABSTRACT_KEY).compile()
+    new, measured = compiled(state, batch, jax.random.key(cfg.seed))
   assert all(x.is_deleted() for x in jax.tree.leaves(state))  # donated
   assert all(jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), new, shardings)))
   whole = lambda x: np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)

@@ -1,5 +1,7 @@
-"""Claims about what the compiled training step does not hold, searched in its module: host transfers, scatters, float64, N x N."""
+"""Claims about what the compiled training step does not hold, searched in its module: host transfers, scatters, float64, N x N,
+the seed."""
 
+import dataclasses
 import functools
 import re
 
@@ -10,11 +12,11 @@ import pytest
 from motif_jax import compiled, config, mesh as meshes
 from motif_jax.config import MeshConfig
 from motif_jax.model import attention
-from motif_jax.train import metrics
+from motif_jax.train import metrics, telemetry
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import abstract_state
-from motif_jax.train.step import make_train_step, plan_at
-from tests import tiny
+from motif_jax.train.step import ABSTRACT_KEY, make_train_step, plan_at
+from tests import one_step, tiny
 
 KEPT = 32  # of 64 video tokens, and more than any other size of the model
 HOST = re.compile(r" (infeed|outfeed|send|recv|send-done|recv-done)\(|custom_call_target=\"[^\"]*callback")
@@ -52,7 +54,7 @@ def step_of(backend):
   twice = lambda x: jnp.concatenate([x, x], axis=1)  # 4 x 4 x 4 tokens instead of 2 x 4 x 4
   batch = {name: shaped(twice(x) if name in ("latents", "teacher") else x) for name, x in tiny.batch(cfg).items()}
   with jax.set_mesh(mesh):
-    return step.jitted.lower(abstract_state(cfg, optimizer), batch).compile().as_text()
+    return step.jitted.lower(abstract_state(cfg, optimizer), batch, ABSTRACT_KEY).compile().as_text()
 
 
 @pytest.fixture
@@ -63,6 +65,16 @@ def short_chunks(monkeypatch):
 @pytest.mark.parametrize("found", [host_transfers, scatters, wide_floats, pairs_of_tokens])
 def test_a_step_is_free_of(short_chunks, found):
   assert not found(step_of("chunked"))
+
+
+def test_all_seeds_share_one_program():
+  cfg, mesh = one_step.make_config(), meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1])
+  batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tiny.batch(cfg))
+  with jax.set_mesh(mesh):
+    of = lambda seed: make_train_step(dataclasses.replace(cfg, seed=seed), mesh, one_step.SGD, plan=plan_at(cfg, 0),
+                                      **telemetry.closely(None))
+    zero, seven = (of(seed).jitted.lower(abstract_state(cfg, one_step.SGD), batch, ABSTRACT_KEY).as_text() for seed in (0, 7))
+  assert zero == seven
 
 
 @pytest.mark.parametrize("found, function", [

@@ -19,7 +19,7 @@ from motif_jax import config, endings, mesh as meshes, sharding
 from motif_jax.config import MeshConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.evaluate import shapes
-from motif_jax.train import checkpoint, evaluate, loop, metrics, previews
+from motif_jax.train import checkpoint, evaluate, loop, losses, metrics, previews
 from motif_jax.train.optimizer import make_optimizer
 from motif_jax.train.state import TrainState, abstract_state
 from motif_jax.train.step import make_train_step, plan_at
@@ -95,6 +95,18 @@ def test_a_run_of_one_device_goes_on_with_eight(tmp_path):
   expected, _ = _sgd_step(1, 1, 1)(jax.device_put(first, _mesh(1, 1, 1).devices.flat[0]), batch)
   state, _ = _sgd_step(8, 1, 1)(restored, meshes.global_batch(mesh, batch))
   _assert_close(jax.device_get(state), jax.device_get(expected))
+
+
+def test_a_step_draws_by_its_number_and_the_seed_which_is_on_the_devices_from_the_first_step_on():
+  cfg, mesh = dataclasses.replace(CFG, seed=5), _mesh(1, 1, 1)
+  step = make_train_step(cfg, mesh, SGD, plan=plan_at(cfg, 0))
+  state, batch = _state(mesh, SGD).replace(step=jnp.asarray(3, jnp.int32)), meshes.global_batch(mesh, tiny.batch(CFG))
+  state, third = step(state, batch)
+  with jax.transfer_guard("disallow"):
+    _, fourth = step(state, batch)
+  for number, measured in ((3, third), (4, fourth)):
+    drawn = losses.draw(jax.random.fold_in(jax.random.key(5), number), cfg, batch["latents"].shape, routed=True)
+    np.testing.assert_allclose(measured["t"], drawn.t, rtol=1e-6)
 
 
 # (loss, alignment, gradient norm) of the first steps.

@@ -62,7 +62,7 @@ def lowered(cfg: Config, mesh: Mesh, grid: tuple[int, int, int], plan: tuple[Seg
   run = training.make_train_step(cfg, mesh, optimizer, plan=plan, frozen=frozen)
   beside = () if frozen is None else (jax.tree.map(place, frozen, sharding.parameter_shardings(frozen, mesh)),)
   with jax.set_mesh(mesh):
-    return run.jitted.lower(state, batch, *beside)
+    return run.jitted.lower(state, batch, training.ABSTRACT_KEY, *beside)
 
 
 def _compile(cfg, grid):

@@ -86,7 +86,7 @@ def prepared_training(cfg: Config, mesh: Mesh, grid: tuple[int, int, int], plan:
   state = state.replace(params=lively(state.params))
   batch = lambda seed: jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh)), batch_of(cfg, grid, seed=seed))
   run = training.make_train_step(cfg, mesh, optimizer, plan=plan)
-  return Prepared(run.jitted, [(state, batch(i)) for i in range(2)], carry=True, mesh=mesh)
+  return Prepared(run.jitted, [(state, batch(i), jax.random.key(cfg.seed)) for i in range(2)], carry=True, mesh=mesh)
 
 
 def batch_of(cfg: Config, grid: tuple[int, int, int], *, seed: int, image: int = 0) -> dict:

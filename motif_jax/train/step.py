@@ -1,8 +1,10 @@
 """One training step: a pure function of state and batch, jitted once per shape of batch.
 
-All randomness comes from fold_in(key(seed), step), so a run that resumes draws what it would have drawn.
+All randomness comes from fold_in(key(seed), step), so a run that resumes draws what it would have drawn.  The key is an argument:
+as a constant it would make another program of each seed.
 """
 
+import functools
 from typing import Callable
 
 import jax
@@ -17,6 +19,8 @@ from motif_jax.mesh import batch_sharding, constrain
 from motif_jax.model.plan import Segment, make_plan
 from motif_jax.train import average, losses, optimizer as optimizers
 from motif_jax.train.state import TrainState, abstract_state, network
+
+ABSTRACT_KEY = jax.eval_shape(jax.random.key, 0)
 
 
 def plan_at(cfg: Config, step: int) -> tuple[Segment, ...]:
@@ -44,7 +48,8 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
   optimizer, with its own count for the schedule, stay as they are.
 
   The given state is donated: its memory holds the new one.  Shardings are pinned, because with Auto axes XLA may return what it
-  likes.  The jitted function itself is `.jitted`: it lowers from abstract arguments, on any number of devices.
+  likes.  The jitted function itself is `.jitted`, (state, batch, key[, frozen]) -> (state, measured): it lowers from abstract
+  arguments, such as `ABSTRACT_KEY`, on any number of devices.
 
   Args:
     plan: of the forward pass, from `plan_at`.
@@ -57,8 +62,8 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
   routed = any(segment.routed for segment in plan)
   shardings = sharding.state_shardings(abstract_state(cfg, optimizer), mesh)
 
-  def step(state: TrainState, batch: dict, frozen: dict | None = None):
-    key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
+  def step(state: TrainState, batch: dict, key: Array, frozen: dict | None = None):
+    key = jax.random.fold_in(key, state.step)
     draws = losses.draw(key, cfg, batch["latents"].shape, routed=routed, pictured="image" in batch)
     batch = batch | dict(latents=losses.drawn_latents(key, batch))
     parts, gradients = accumulated(state.params, cfg, batch, draws, plan, shardings.params, of_block=of_block, frozen=frozen)
@@ -82,12 +87,17 @@ def make_train_step(cfg: Config, mesh: Mesh, optimizer: optax.GradientTransforma
     return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), measured
 
   beside = () if frozen is None else (frozen,)  # an argument: a constant would be compiled in
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P())), in_shardings=(
-      shardings, batch_sharding(mesh), *(sharding.parameter_shardings(tree, mesh) for tree in beside)))
+  everywhere = NamedSharding(mesh, P())
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere), in_shardings=(
+      shardings, batch_sharding(mesh), everywhere, *(sharding.parameter_shardings(tree, mesh) for tree in beside)))
+
+  @functools.cache
+  def key():  # sent to the devices at the first step, and at no other
+    return jax.jit(lambda key: key, out_shardings=everywhere)(jax.random.key(cfg.seed))
 
   def run(state, batch):
     with jax.set_mesh(mesh):
-      return jitted(state, batch, *beside)
+      return jitted(state, batch, key(), *beside)
 
   run.jitted = jitted
   return run
