@@ -25,6 +25,13 @@ def test_the_constant_average_forgets_the_start_and_then_decays_as_told():
   assert at(10**6) == pytest.approx(0.9 * 4 + 0.1)
 
 
+def test_the_constant_average_of_a_stage_holds_nothing_from_before_it_and_is_a_tenth_of_its_steps_old():
+  cfg = dataclasses.replace(CONFIG, ema=0.9999)
+  assert 0 < _weights(cfg, 10)[0] < 2e-5
+  assert 90 - _weights(cfg, 90) @ np.arange(91) == pytest.approx(9, rel=0.02)
+  assert average.decay_at(jnp.array(80_000), cfg) < average.decay_at(jnp.array(89_990), cfg) == np.float32(0.9999)
+
+
 @pytest.mark.parametrize("width", [0.05, 0.15])
 def test_the_power_average_is_as_wide_as_told_whatever_the_length(width):
   for steps in (60, 120):

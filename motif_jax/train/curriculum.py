@@ -1,8 +1,9 @@
 """Stage after stage, each from the last one's checkpoint, going on wherever it was stopped.
 
 A stage starts from the raw weights, their average and the optimizer's moments of the stage before, each from its own: the loss
-goes on where it was, and so does what the average gives.  Steps, and with them schedule, warm-up and the age of the average,
-start again.  New parameters start as they are initialised, their average with them.  What has ended stands in curriculum.json.
+goes on where it was, and before the first step so does what the average gives.  Steps, and with them schedule, warm-up and the
+age of the average, start again: from then on it forgets what it was (`average`).  New parameters start as they are initialised,
+their average with them.  What has ended stands in curriculum.json.
 """
 
 from collections.abc import Callable, Sequence
