@@ -37,10 +37,10 @@ def parse(argv=None) -> argparse.Namespace:
   add = parser.add_argument
   add("--benchmark", choices=BENCHMARKS, help="whose prompts and judge; by default `train.benchmark` of the run")
   add("--only", default=",".join(PARTS), help="parts with commas")
-  add("--solved", type=int, default=16, help="prompts of what is held against the solution alone")
-  add("--count", type=int, default=256, help="prompts of what is scored")
+  add("--solved", type=arguments.at_least(1), default=16, help="prompts of what is held against the solution alone")
+  add("--count", type=arguments.at_least(1), default=256, help="prompts of what is scored")
   add("--seed", type=int, default=0)
-  add("--batch", type=int, default=64, help="videos made at once")
+  add("--batch", type=arguments.at_least(1), default=64, help="videos made at once")
   add("--output", default=".", help="folder of the results")
   arguments.add_sampling(parser)
   return parser.parse_args(argv)
@@ -53,6 +53,8 @@ def main(argv=None) -> None:
     wanted = [part.strip() for part in args.only.split(",")]
     if unknown := set(wanted) - set(PARTS):
       raise ValueError(f"--only={args.only} names {', '.join(sorted(unknown))}, expected some of {', '.join(PARTS)}.")
+    output = pathlib.Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
     pipe, source = model.find(args)
     cfg, how = arguments.sampling(args, pipe.cfg)
     benchmark = args.benchmark or cfg.train.benchmark
@@ -64,12 +66,10 @@ def main(argv=None) -> None:
     subject = model.subject_of(pipe, prompts, seed=args.seed, batch=args.batch, also=others)
     calibrated_on = subject._replace(prompts=others, key=jax.random.key(args.seed + 1))
     subject = subject._replace(judge=lambda made: BENCHMARKS[benchmark].score(made, clips))
+    file = output / "accuracy.json"
+    said = json.loads(file.read_text()) if file.exists() else {}
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
-  output = pathlib.Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)
-  file = output / "accuracy.json"
-  said = json.loads(file.read_text()) if file.exists() else {}
   with jax.set_mesh(pipe.mesh):
     for part in wanted:
       asked = dict(**source, **how, benchmark=benchmark, seed=args.seed, prompts=args.solved if part == "solvers" else args.count)

@@ -47,7 +47,6 @@ def main(argv=None) -> None:
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   output = pathlib.Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)
   with videos.replacing(output / "attention.json") as temporary:
     temporary.write_text(json.dumps(said, indent=1))
   plots.draw(output / "attention.png", panels(said), columns=2)
@@ -66,6 +65,7 @@ def look(args: argparse.Namespace) -> dict:
   pipe, sizes = dataclasses.replace(pipe, cfg=cfg), buckets.parse(args.buckets) if args.buckets else (cfg.sample.bucket,)
   for size in sizes:
     pipe.grid(size)  # says which sizes cannot be, before anything is made
+  pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)  # raises
   prompts = given or BENCHMARKS[args.benchmark or cfg.train.benchmark].held_out_prompts(args.count, args.seed)[1]
   subject = model.subject_of(pipe, prompts, seed=args.seed, batch=args.batch)
   made, began = {}, time.perf_counter()

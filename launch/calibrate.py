@@ -45,11 +45,11 @@ def main(argv=None) -> None:
     speedups = arguments.numbers("speedup", args.speedup)
     if min(speedups) < 1 or args.batch < 1:
       raise ValueError(f"--speedup={args.speedup} --batch={args.batch}: expected speed-ups of 1 or more and at least 1 video.")
+    output = pathlib.Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
     pipe, source, seen, fresh, how = prepare(args)
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
-  output = pathlib.Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)
   with jax.set_mesh(pipe.mesh):
     print(f"exact walks of {len(seen.prompts)} prompts", flush=True)
     schedules = calibration.schedules(seen, speedups, order=args.order)

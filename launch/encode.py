@@ -49,7 +49,8 @@ def parse(argv=None) -> argparse.Namespace:
   add("--dry_run", action="store_true", help="encode nothing, tell what would be")
   add("--inventory", help="the file for the result of --dry_run as JSON")
   add("--decode", type=arguments.at_least(0), default=0, help="with --dry_run: clips of each bucket to decode, for measuring")
-  add("--fps", type=float, default=videos.FPS, help="faster videos are thinned to this many frames a second")
+  add("--fps", type=arguments.at_least(1e-3, float), default=videos.FPS, help="faster videos are thinned to this many frames a "
+      "second")
   add("--batch_size", type=count, default=16, help="clips that a device encodes at once, at most")
   add("--batch_pixels", type=arguments.at_least(0, float), default=128.0, help="million pixels that a device encodes at once: in "
       "large buckets, fewer clips")
@@ -78,7 +79,7 @@ def main(argv=None) -> None:
     encoders, write = setting.encoders(), functools.partial(writer_of(args), setting, clock=clock)
     report = encode.encode(args.source, find(cfg, encoders, clock, args), args.output, encoders, write, job=job,
                            clips_per_shard=args.clips_per_shard)
-  except ValueError as e:
+  except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   except KeyboardInterrupt:
     sys.exit("interrupted: finished files are kept; run the same command again to go on.")

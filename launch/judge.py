@@ -60,9 +60,9 @@ def judge(args: argparse.Namespace) -> dict:
   name = args.benchmark or cfg.train.benchmark
   benchmark = BENCHMARKS[name]
   clips, prompts = benchmark.held_out_prompts(args.count, args.seed, args.colour)
-  made = list(make(dataclasses.replace(pipe, cfg=cfg), prompts, seed=args.seed, batch=min(args.batch, args.count)))
   output = pathlib.Path(args.output) if args.output else folder.parent / f"judged-step-{step}-seed-{args.seed}"
   output.mkdir(parents=True, exist_ok=True)
+  made = list(make(dataclasses.replace(pipe, cfg=cfg), prompts, seed=args.seed, batch=min(args.batch, args.count)))
   videos.write_contact_sheet(output / "contact_sheet.png", made[:ROWS], columns=cfg.sample.bucket.frames)
   shuffled = [*clips[1:], clips[0]]  # they come in random order; a permutation drawn anew would leave some in their place
   scores = dict(

@@ -38,11 +38,14 @@ def main(argv=None) -> None:
   args = parse(argv)
   try:
     cfg, device = config.from_config_dict(args.config), devices.device_of(args.device_kind)
+    devices.check_share(args.utilisation)
     if cfg.model.attention == "xla":
       cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, attention="chunked"))
     mesh = meshes.make_mesh(cfg.mesh, devices=absent.devices(args.device_kind, args.devices))
     grid, plan = workload.latent_grid(buckets.one(args.bucket), sizes.STRIDES), step.plan_at(cfg, 0)
     meshes.check_batch_size(mesh, cfg.data.batch_size, accumulate=cfg.train.accumulate)
+    if args.text:
+      pathlib.Path(args.text).touch()  # raises now, and not after minutes
   except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   with absent.believed():

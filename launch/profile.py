@@ -65,6 +65,7 @@ def trace(args: argparse.Namespace, changes: list[str]) -> pathlib.Path:
   """The folder of a new trace; ValueError for what cannot be."""
   if not args.config or not args.workdir:
     raise ValueError("Give --config=FILE and --workdir=DIR to take a trace, or --read=DIR to read one.")
+  pathlib.Path(args.workdir).mkdir(parents=True, exist_ok=True)  # raises, before anything is compiled
   keep_names()
   cfg = read_config(args.config, changes)
   first, stop = span(args.steps)

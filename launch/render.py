@@ -20,7 +20,7 @@ def parse(argv=None) -> argparse.Namespace:
   add("--count", type=int, default=3000)
   add("--seed", type=int, default=0)
   add("--bucket", default="9x32x32", help="FRAMESxHEIGHTxWIDTH in pixels")
-  add("--fps", type=int, default=8)
+  add("--fps", type=arguments.at_least(1), default=8)
   add("--held_out", action="store_true", help="the attribute combinations that training must not see")
   add("--colour", help=f"of shapes, all clips in a colour that no others have: {', '.join(shapes.NEW_COLOURS)}")
   return parser.parse_args(argv)

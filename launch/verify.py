@@ -42,7 +42,7 @@ def main(argv=None) -> None:
     print(f"{checked.records} records, {checked.bytes / 1e9:.3g} GB, {len(checked.faults)} faults", *checked.faults, sep="\n")
     if args.count and not checked.faults:
       show(config_lib.from_config_dict(args.config), args)
-  except ValueError as e:
+  except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
   sys.exit(1 if checked.faults else 0)
 

@@ -71,7 +71,11 @@ class Pipeline:
 
   def texts(self, prompts: Sequence[str]) -> list[np.ndarray]:
     """Features (T, dim) of each prompt and, last, of "", from which guidance leads away."""
-    encode = lambda missing: self._named("text").encode(missing)
+    def encode(missing):
+      phase, change = (functools.partial(f, self.cfg, self._split) for f in (sampling.texts, sampling.nearest_texts))
+      self._check("encoding texts", phase, change)
+      return self._named("text").encode(missing)
+
     cached = self.cache if self.cfg.encoders.weights.text else None  # without weights encoding costs less than reading
     encoder = self.announced["text"]
     return prompt_cache.encoded(cached, f"{encoder.name} {encoder.version}", [*prompts, ""], encode)
@@ -107,27 +111,45 @@ class Pipeline:
         yield from np.asarray(made)[:count]
 
   def check_memory(self, params: dict, texts: Sequence[np.ndarray], *, rows: int, image=None) -> None:
-    """ValueError with what would fit, if sampling `rows` videos at once needs more than a device says that it has."""
-    limit = device_memory(self.mesh)
-    if limit is None:
-      return
-    cfg = self.cfg
+    """ValueError with what would fit, if sampling `rows` videos at once, or decoding them, needs more than a device says that it
+    has.
+
+    `texts` checks its own phase.  Of encoders, budget/ knows the released ones of texts and of videos; that of pictures, smaller
+    than that of texts, is not counted.
+    """
+    cfg, split = self.cfg, self._split
     tokens = workload.tokens_of(cfg.model, self.grid(cfg.sample.bucket), sample.text_length(cfg, texts))
     tokens = dataclasses.replace(tokens, image=0 if image is None else image.shape[1])
-    split = workload.make_split(tuple(self.mesh.shape.values()), cfg.model.heads)
     weights = max((leaf.dtype for leaf in jax.tree.leaves(params)), key=lambda dtype: dtype.itemsize).name
-    need = sampling.total(sampling.network(cfg, tokens, split, rows // split.batch, weights=weights))
-    if need > devices.USABLE * limit:
-      device = devices.Device(limit, 0, 0, 0)
-      change = sampling.nearest_fit(cfg, tokens, split, rows // split.batch, device, weights=weights)
-      raise ValueError(f"{rows} videos of {cfg.sample.bucket} at once need about {need / 1e9:.3g} GB on each device, of "
-                       f"{limit / 1e9:.3g} GB; what would fit: {change or 'a smaller bucket, or more devices'}.")
+    phase, change = (functools.partial(f, cfg, tokens, split, rows // split.batch, weights=weights)
+                     for f in (sampling.network, sampling.nearest_fit))
+    self._check(f"sampling {rows} videos of {cfg.sample.bucket} at once", phase, change)
+    self._check_frames(rows)
+
+  def _check_frames(self, rows):
+    cfg, bucket, split = self.cfg, self.cfg.sample.bucket, self._split
+    phase = functools.partial(sampling.frames, cfg, bucket, split, rows // split.batch)
+    change = functools.partial(sampling.nearest_frames, cfg, bucket, split)
+    self._check(f"decoding {rows} videos of {bucket} at once", phase, change)
+
+  def _check(self, what, phase, change):
+    """ValueError where the bytes of `phase()` are more than a device has; `change(device)` says what would fit."""
+    limit = device_memory(self.mesh)
+    if limit is not None and (need := sampling.total(phase())) > devices.USABLE * limit:
+      raise ValueError(f"{what} needs about {need / 1e9:.3g} GB on each device, of {limit / 1e9:.3g} GB; what would fit: "
+                       f"{change(devices.Device(limit, 0, 0, 0)) or 'more devices, or for videos a smaller bucket'}.")
+
+  @property
+  def _split(self):
+    return workload.make_split(tuple(self.mesh.shape.values()), self.cfg.model.heads)
 
   def frames(self, latents: Iterable[np.ndarray], *, batch: int) -> Iterator[np.ndarray]:
     """Yields the frames (F, H, W, 3) uint8 of each of `latents`."""
     codec, latents, size = None, iter(latents), self._rows(batch)
     while now := list(itertools.islice(latents, size)):
-      codec = codec or self._named("codec")
+      if codec is None:
+        self._check_frames(size)
+        codec = self._named("codec")
       with jax.set_mesh(self.mesh):
         rows = meshes.global_batch(self.mesh, np.stack([*now, *now[-1:] * (size - len(now))]))
         yield from np.asarray(sample.decode(codec, rows))[:len(now)]

@@ -1,13 +1,15 @@
 """Claims about the memory of sampling in closed form."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import motif_2b
-from motif_jax import compiled, config
+from motif_jax import compiled, config, mesh as meshes, pipeline
 from motif_jax.budget import devices, sampling, workload
 from motif_jax.config import BucketConfig
 from motif_jax.flow import samplers, times
@@ -48,6 +50,51 @@ def test_a_clip_at_720p_needs_twenty_four_gigabytes_a_phase_at_a_time():
   needs = {name: sampling.total(parts) / 1e9 for name, parts in
            sampling.phases(released(), CLIP, TOKENS, ONE, 1, weights="bfloat16").items()}
   assert needs == pytest.approx(dict(texts=8.3, latents=24.0, frames=13.8), rel=0.02)
+
+
+def test_devices_share_weights_and_work():
+  one, cut = (sampling.phases(released(), CLIP, TOKENS, workload.make_split(sizes, 12), 1, weights="bfloat16")
+              for sizes in ((1, 1, 1), (2, 2, 3)))
+  ratio = lambda phase, part: one[phase][part] / cut[phase][part]
+  assert ratio("texts", "weights") == pytest.approx(6) and ratio("texts", "alive") == pytest.approx(4)
+  assert ratio("latents", "weights") == pytest.approx(6, rel=0.02) and ratio("latents", "latents") == 1
+  assert ratio("latents", "one block") == pytest.approx(3, rel=0.1)
+  assert one["latents"]["block weights"] == 0 < cut["latents"]["block weights"] < 0.1 * one["latents"]["weights"]
+  assert (ratio("frames", "weights"), ratio("frames", "alive"), ratio("frames", "videos")) == pytest.approx((6, 3, 1))
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+  """A pipeline of the released encoders and a shallow network, both passes of guidance in turn, on a device of so many GB."""
+  cfg = released()
+  how = dataclasses.replace(cfg.sample, bucket=CLIP, guidance=dataclasses.replace(cfg.sample.guidance, together=False))
+  cfg = dataclasses.replace(cfg, sample=how, model=dataclasses.replace(cfg.model, depths=config.Depths(1, 1, 1)))
+  mesh = meshes.make_mesh(config.MeshConfig(1, 1, 1), devices=jax.devices()[:1])
+
+  def made(gigabytes):
+    monkeypatch.setattr(pipeline, "device_memory", lambda mesh: gigabytes and gigabytes * 1e9)
+    found = pipeline.Pipeline(cfg, dict, mesh)
+    encoder = types.SimpleNamespace(name="t5gemma2", version="1")
+    codec = types.SimpleNamespace(strides=(4, 8, 8), grid=lambda frames, height, width: (31, 92, 160))
+    vars(found)["announced"] = dict(text=encoder, codec=codec)
+    return found
+
+  return made
+
+
+WEIGHTS, TEXT = dict(w=np.zeros((), jnp.bfloat16)), [np.zeros((512, 4))]
+
+
+def test_each_phase_says_beforehand_that_it_does_not_fit_and_what_would(pipe):
+  with pytest.raises(ValueError, match=r"encoding texts needs about 8.3 GB on each device, of 4 GB; .*: --mesh=1x4x1\."):
+    pipe(4).texts(["a"])
+  with pytest.raises(ValueError, match=r"sampling 3 videos .* of 14 GB; what would fit: --batch=1\."):
+    pipe(14).check_memory(WEIGHTS, TEXT, rows=3)
+  for ask in (lambda: pipe(14).check_memory(WEIGHTS, TEXT, rows=1), lambda: next(pipe(14).frames([np.zeros(1)], batch=1))):
+    with pytest.raises(ValueError, match=r"decoding 1 videos .* about 13.8 GB .* of 14 GB; .*: --batch=1 --mesh=1x1x2\."):
+      ask()
+  pipe(16).check_memory(WEIGHTS, TEXT, rows=1)
+  pipe(None).check_memory(WEIGHTS, TEXT, rows=1000)  # a device that does not say
 
 
 def test_advice_goes_from_mild_to_strong_and_may_be_none():

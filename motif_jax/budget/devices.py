@@ -48,6 +48,12 @@ def device_of(kind: str) -> Device:
   return DEVICES[kind]
 
 
+def check_share(utilisation: float) -> None:
+  """Raises ValueError unless it is a share."""
+  if not 0 < utilisation <= 1:
+    raise ValueError(f"utilisation {utilisation} must be a share of the device's peak in (0, 1]; 0.3 to 0.5 is usual.")
+
+
 def total(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: Split, rows: int) -> float:
   """Bytes of one device in a step."""
   return sum(memory.step_bytes(cfg, tokens, plan, split, rows).values())

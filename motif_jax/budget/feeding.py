@@ -7,7 +7,7 @@ these rates.  They do not depend on the batch size, nor on how many hosts there 
 from typing import NamedTuple
 
 from motif_jax.budget import flops
-from motif_jax.budget.devices import Device
+from motif_jax.budget.devices import Device, check_share
 from motif_jax.budget.workload import Split, Tokens
 from motif_jax.config import Config
 from motif_jax.model.plan import Segment
@@ -27,6 +27,7 @@ def demand(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], device: Devic
 
   The optimizer's and the network's time is left out: with them a step is longer and the demand smaller.
   """
+  check_share(utilisation)
   executed = sum(part.total for part in flops.executed(cfg, tokens, plan, Split()).values())
   seconds = executed / (utilisation * device.flops)
   return Demand(seconds, device.node / seconds, device.node / seconds * clip_bytes)

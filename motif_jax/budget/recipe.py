@@ -9,7 +9,7 @@ import dataclasses
 from typing import NamedTuple
 
 from motif_jax.budget import flops
-from motif_jax.budget.devices import Device
+from motif_jax.budget.devices import Device, check_share
 from motif_jax.budget.workload import latent_grid, tokens_of
 from motif_jax.config import BucketConfig, Config
 from motif_jax.data.buckets import PRESETS
@@ -66,8 +66,7 @@ class Cost(NamedTuple):
 def costs(cfg: Config, device: Device, *, utilisation: float, strides: tuple[int, int, int],
           stages: tuple[Stage, ...] = STAGES) -> list[Cost]:
   """The cost of each stage with the model, remat and attention of `cfg`, where executed FLOPs reach `utilisation` of the peak."""
-  if not 0 < utilisation <= 1:
-    raise ValueError(f"utilisation {utilisation} must be a share of the device's peak in (0, 1]; 0.3 to 0.5 is usual.")
+  check_share(utilisation)
   return [_cost(cfg, stage, device.flops * utilisation, strides) for stage in stages]
 
 

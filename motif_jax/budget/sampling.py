@@ -29,16 +29,26 @@ def phases(cfg: Config, bucket: BucketConfig, tokens: Tokens, split: Split, rows
 
   Texts and frames are the released encoders', where the config names them; those without weights take next to nothing.
   """
-  found = {}
-  if cfg.encoders.text.startswith("t5gemma2"):
-    found["texts"] = {"weights": 2 * _count(t5gemma2.RELEASED) / split.state, "alive": TEXTS * PER_TEXT_TOKEN / split.batch}
-  found["latents"] = network(cfg, tokens, split, rows, weights=weights)
-  if cfg.encoders.codec == "wan_vae":
-    pixels, codec = rows * bucket.height * bucket.width, wan_network.WanConfig()
-    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(wan_network.abstract(codec)))
-    found["frames"] = {"weights": 2 * size / split.state, "alive": pixels * PER_PIXEL[codec.dtype] / split.sequence,
-                       "videos": pixels * bucket.frames * VIDEO}
-  return found
+  found = {"texts": texts(cfg, split), "latents": network(cfg, tokens, split, rows, weights=weights),
+           "frames": frames(cfg, bucket, split, rows)}
+  return {name: parts for name, parts in found.items() if parts}
+
+
+def texts(cfg: Config, split: Split) -> dict[str, float]:
+  """Part -> bytes of one device while texts are encoded by the released encoder; {} for others."""
+  if not cfg.encoders.text.startswith("t5gemma2"):
+    return {}
+  return {"weights": 2 * _count(t5gemma2.RELEASED) / split.state, "alive": TEXTS * PER_TEXT_TOKEN / split.batch}
+
+
+def frames(cfg: Config, bucket: BucketConfig, split: Split, rows: int) -> dict[str, float]:
+  """Part -> bytes of one device while it decodes `rows` videos at once by the released VAE; {} for other codecs."""
+  if cfg.encoders.codec != "wan_vae":
+    return {}
+  pixels, codec = rows * bucket.height * bucket.width, wan_network.WanConfig()
+  size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(wan_network.abstract(codec)))
+  return {"weights": 2 * size / split.state, "alive": pixels * PER_PIXEL[codec.dtype] / split.sequence,
+          "videos": pixels * bucket.frames * VIDEO}
 
 
 def network(cfg: Config, tokens: Tokens, split: Split, rows: int, *, weights: str) -> dict[str, float]:
@@ -80,6 +90,20 @@ def nearest_fit(cfg: Config, tokens: Tokens, split: Split, rows: int, device: De
     cut = make_split((split.data, split.fsdp, degree), cfg.model.heads)
     changes.append((f"--batch=1 --together=0 --mesh={split.data}x{split.fsdp}x{degree}, {degree} devices a video", fused, cut, 1))
   return next((flags for flags, *change in changes if fits(*change)), None)
+
+
+def nearest_texts(cfg: Config, split: Split, device: Device) -> str | None:
+  """The fewest devices over which the text encoder can be cut to fit, as a flag; None if 8 are not enough."""
+  return next((f"--mesh={split.data}x{degree}x{split.sequence}" for degree in (2, 4, 8) if total(
+      texts(cfg, dataclasses.replace(split, fsdp=degree))) <= USABLE * device.memory), None)
+
+
+def nearest_frames(cfg: Config, bucket: BucketConfig, split: Split, device: Device) -> str | None:
+  """The mildest change with which a video can be decoded on each device, as flags: one at a time, its columns over 2, 4 or 8."""
+  meshes = [(f"--batch=1 --mesh={split.data}x{split.fsdp}x{degree}", dataclasses.replace(split, sequence=degree))
+            for degree in (2, 4, 8)]
+  return next((flags for flags, cut in [("--batch=1", split), *meshes] if total(
+      frames(cfg, bucket, cut, 1)) <= USABLE * device.memory), None)
 
 
 def _count(text):

@@ -50,4 +50,8 @@ def read(folder: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> di
 
 def _metadata(item):
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    return reader.metadata(item).item_metadata.tree
+    found = reader.metadata(item).item_metadata
+  if found is None:  # orbax found no file that says what there is, or not all of it
+    raise ValueError(f"the checkpoint in {item.parent} is damaged: {item.name} does not say what it holds; python -m "
+                     "launch.checkpoint verify tells which files of a run are whole, and an older step may be.")
+  return found.tree
