@@ -205,11 +205,14 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 def keep_programs(folder: str | None) -> None:
   """Keeps compiled programs in `folder` for the next start, or where there is none in the user's cache; "none": nowhere.
 
+  OSError where `folder` cannot be one: jax would warn, at each program, and keep none.
   What jax's own variables say (JAX_COMPILATION_CACHE_DIR, ...) stays.
   """
   if folder == "none":
     jax.config.update("jax_enable_compilation_cache", False)
     return
+  if folder:
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
   if folder or not jax.config.jax_compilation_cache_dir:
     jax.config.update("jax_compilation_cache_dir", folder or str(digest.cache_folder() / "programs"))
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # 1 s by default, and a start compiles dozens of small ones

@@ -76,7 +76,7 @@ def config_of(name: str, args) -> config.Config:
   if args.small:
     recipe.shrunken(c, steps=args.steps, width=args.width)
   else:
-    c.data.path = args.data.format(stage=name)
+    c.data.path = args.data.replace("{stage}", name)
   for key, equals, value in (change.partition("=") for change in args.set):
     if not equals:
       raise ValueError(f"--set={key} is not key=value, such as model.attention=cudnn.")

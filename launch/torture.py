@@ -182,7 +182,10 @@ def main(argv: list[str]) -> None:
   args = parser.parse_args(argv)
   program_files.keep_whole()
   output = args.output.absolute()
-  output.mkdir(parents=True, exist_ok=True)
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    sys.exit(f"error: {e}")
   cfg, expected = prepare(output, args.processes, args.seed)
   assert len(expected) == STEPS, f"{len(expected)} losses of the undisturbed run"
   log, workdir = output / "rounds.jsonl", output / "tortured"

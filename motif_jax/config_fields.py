@@ -43,4 +43,6 @@ def _value(hint, value, path, problems):
   if type(value) is not hint:
     problems.append(f"{path} is {value!r} of type {type(value).__name__}, expected {hint.__name__}.")
     return None
+  if value != value:
+    problems.append(f"{path} is nan, expected a number.")
   return value

@@ -72,6 +72,32 @@ def test_wrong_flags_get_one_line(given, said, monkeypatch):
     parse(*given)
 
 
+def test_programs_cannot_be_kept_in_a_file(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(OSError, match="file"):
+    arguments.keep_programs(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("argv, said", [
+    (["plan", "--config=configs/smoke.py", "--utilisation=nan"], "share of the device's peak"),
+    (["schedule", "--config=configs/smoke.py", "--utilisation=0"], "share of the device's peak"),
+    (["schedule", "--config=configs/smoke.py", "--teacher=8"], "--teacher=8: expected two positive whole numbers"),
+    (["feed", "--workers=a"], "--workers=a: expected numbers of processes"),
+    (["encode", "--config=configs/smoke.py", "--source={folder}", "--dry_run", "--inventory={file}/x"], "no clip|captions"),
+    (["profile", "--config=configs/smoke.py", "--workdir={file}"], "{file}"),
+    (["accuracy", "--checkpoint={folder}", "--output={file}"], "{file}"),
+    (["calibrate", "--checkpoint={folder}", "--output={file}"], "{file}"),
+    (["torture", "--output={file}"], "{file}"),
+    (["render", "--output={folder}/x", "--colour=pink"], "'pink' is not one of the new ones, orange"),
+])
+def test_bad_input_gets_one_line_before_anything_is_computed(argv, said, tmp_path):
+  (tmp_path / "file").write_text("no folder")
+  given = dict(folder=tmp_path, file=tmp_path / "file")
+  command, *argv = (part.format(**given) for part in argv)
+  with pytest.raises(SystemExit, match=f"^error: .*({said.format(**given)})"):
+    importlib.import_module(f"launch.{command}").main(argv)
+
+
 @pytest.mark.parametrize("text", ["0", "1.5", "many", "nan"])
 def test_a_number_out_of_bounds_is_told_the_bound(text, capsys):
   parser = arguments.parser("launch.any", "About.")

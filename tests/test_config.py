@@ -125,6 +125,7 @@ def test_a_missing_key_is_named():
     ("model.depths", 3, "model.depths is 3, expected a section with the keys dual, single, decoder"),
     ("model.patch", (1, 2), "model.patch is \\(1, 2\\), expected 3 values of type int"),
     ("model.width", 1537, "not divisible by model.heads 12; the nearest widths that are: 1536, 1548"),
+    ("sample.guidance.scale", float("nan"), "sample.guidance.scale is nan, expected a number"),
     ("model.mlp_ratio", 0.0, "model.mlp_ratio is 0.0, expected a positive number"),
     ("model.mlp_ratio", 4.0001, "times model.width 1536 is not a whole number; the nearest ratios that make one: 4.0, 4.000651"),
     ("model.rope_axes", (16, 56, 54), "sum to 126; expected three even numbers that sum to the head width"),

@@ -96,6 +96,7 @@ def test_the_inserted_cross_attention_writes_from_its_second_step_on(walked):
 @pytest.mark.parametrize("flags, said", [
     (["--stages=0-3", "--small"], "the stages are 1 to 10"), (["--stages=a", "--small"], "no list of stages"),
     (["--stages=1"], "give --data"), (["--small", "--set=model.widht=3"], "no such config key: model.widht"), (["--data=nowhere/{stage}"], "nowhere/stage_01"),
+    (["--data={x}/y", "--stages=1"], "{x}/y"),
 ])
 def test_wrong_flags_are_one_clear_error(tmp_path, flags, said):
   with pytest.raises(SystemExit, match=f"error: .*{said}"):

@@ -67,6 +67,8 @@ def all_combinations() -> tuple[Clip, ...]:
 
 def combinations(*, held_out: bool, colour: str | None = None) -> tuple[Clip, ...]:
   """The clips of one side of the split: those held out, or those of training; with `colour`, a new one, all in that colour."""
+  if colour not in (None, *NEW_COLOURS):
+    raise ValueError(f"the colour {colour!r} is not one of the new ones, {', '.join(NEW_COLOURS)}; leave it out for all others.")
   known = dict.fromkeys(dataclasses.replace(clip, colour=colour or clip.colour) for clip in all_combinations())
   return tuple(clip for clip in known if clip.held_out == held_out)
 
@@ -136,8 +138,6 @@ def inside(shape: str, y, x) -> np.ndarray:
 def write_folder(path, count: int, *, seed: int, bucket: tuple[int, int, int] = (9, 32, 32), fps: int = 8,
                  held_out: bool = False, colour: str | None = None) -> pathlib.Path:
   """The folder `path`, filled with `count` H.264 clips and captions.jsonl; see `captioned.write_folder`."""
-  if colour not in (None, *NEW_COLOURS):
-    raise ValueError(f"the colour {colour!r} is not one of the new ones, {', '.join(NEW_COLOURS)}; leave it out for all others.")
   frames, height, width = bucket
   return captioned.write_folder(
       path, combinations(held_out=held_out, colour=colour), count,
