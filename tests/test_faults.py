@@ -9,6 +9,7 @@ import time
 import pytest
 
 from motif_jax import endings, supervise
+from motif_jax.train import watchdog
 from tests.test_end_to_end import ROOT
 
 PATIENCE = 240  # seconds until a hanging process is killed; no claim about speed
@@ -54,6 +55,7 @@ def supervised(folder, does, **options):
 @pytest.mark.parametrize("does, status, starts", [
     ("killed,saves,saves,saves,0", 0, 5),  # each new checkpoint brings new patience
     ("saves,killed,1,0", 1, 3),  # two in a row got no further
+    ("killed,killed,0", 128 + signal.SIGKILL, 2),  # as shells have it
     ("stopped,0", 0, 2),
     ("75,0", 0, 2),  # told to stop by somebody who is gone
     (f"{endings.DISK}", endings.DISK, 1),
@@ -89,6 +91,12 @@ def test_a_process_without_a_beat_prints_where_it_is_and_ends(tmp_path, slow, wa
   assert done.returncode == endings.STALLED and "no step came to its end within 0.2 s" in done.stderr
   assert 'File "<string>", line 7 in <module>' in done.stderr  # of the main thread
   assert float((tmp_path / "beat").read_text()) > 1e9
+
+
+def test_what_is_slow_may_take_ten_times_as_long_and_so_may_the_step_after_it():
+  dog = watchdog.Watchdog(100.0)
+  allowed = lambda slow: (dog.beat(slow=slow), dog._due - time.monotonic())[1]
+  assert [round(allowed(slow), -2) for slow in (False, True, False, False)] == [100, 1000, 1000, 100]
 
 
 def test_a_second_signal_ends_a_process_at_once_even_where_python_does_not_run(tmp_path):

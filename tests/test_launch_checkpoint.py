@@ -1,5 +1,6 @@
 """Claims about the command that looks after checkpoints."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,10 +12,10 @@ from tests.small_checkpoints import CFG, keeping, random_state
 
 @pytest.fixture
 def run(tmp_path):
-  """A work directory with the steps 2, 4, 6 and 8, of which 4 is the best."""
+  """A work directory with the steps 2, 4, 6 and 8, of which 4 is the best; at first the config kept fewer."""
   with checkpoint.make_manager(tmp_path, keeping(9)) as manager:
     for step, loss in {2: 3.0, 4: 1.0, 6: 2.0, 8: 4.0}.items():
-      checkpoint.save(manager, random_state(step), CFG, figures={"validation/loss": loss})
+      checkpoint.save(manager, random_state(step), dataclasses.replace(CFG, train=keeping(1 if step == 2 else 2)), figures={"validation/loss": loss})
   return tmp_path
 
 
@@ -33,6 +34,10 @@ def test_a_list_verify_and_prune_keep_the_policy_and_name_what_is_damaged(run, c
   assert [line.split()[0] for line in lines] == ["2", "4", "6", "8"] and all("whole" in line for line in lines)
   assert [line.split("stays: ")[1] for line in lines] == [
       "no  validation/loss 3", "best  validation/loss 1", "last  validation/loss 2", "last  validation/loss 4"]
+  lines = _said(capsys, "list", run, "--keep_every=4", "--keep_best=1", "--best_is=highest").splitlines()
+  assert [line.split("stays: ")[1].split("  ")[0] for line in lines] == ["no", "every", "last", "last, every, best"]
+  assert _said(capsys, "verify", run, "--step=4") == "4: whole\n"
+  assert "there is no checkpoint of step 5" in _said(capsys, "verify", run, "--step=5", fails=True)
   assert _said(capsys, "verify", run).splitlines() == [f"{step}: whole" for step in (2, 4, 6, 8)]
 
   damaged = run / "checkpoints" / "8" / "config" / "metadata"

@@ -34,7 +34,7 @@ def _truncate(folder):
 
 def _half_delete(folder):
   shutil.rmtree(folder / "rest")
-  return "rest"
+  return "left out: rest/ is lacking"
 
 
 def _without_manifest(folder):
@@ -92,6 +92,22 @@ def test_a_bit_that_no_size_tells_is_found_on_request(run):
   assert sum(parts, []) == [fault]
 
 
+def test_every_file_counts_whatever_its_name_and_may_not_grow(tmp_path):
+  (tmp_path / "_CHECKPOINT_METADATA").write_text('{"item_handlers": {"ema": ""}}')
+  (tmp_path / "ema").mkdir()
+  (tmp_path / "ema" / manifest.FILE).write_text("a")
+  manifest.write(tmp_path)
+  assert not manifest.faults(tmp_path, full=True)
+  (tmp_path / "ema" / manifest.FILE).write_text("ab")
+  assert manifest.faults(tmp_path) == ["ema/manifest.json has 2 bytes instead of 1"]
+
+
+def test_of_many_faults_three_are_said_and_the_others_counted(tmp_path, capsys):
+  damage.say(tmp_path, ["a", "b", "c"])
+  damage.say(tmp_path, ["a", "b", "c", "d"])
+  assert [line.partition("left out: ")[2] for line in capsys.readouterr().out.splitlines()] == ["a; b; c", "a; b; c and 1 more"]
+
+
 def test_train_verify_leaves_out_what_has_other_bytes(run, capsys):
   _flip(run / "checkpoints" / "2")
   state = _restored(run, dataclasses.replace(CFG, train=keeping(5, verify=True)))
@@ -101,7 +117,8 @@ def test_train_verify_leaves_out_what_has_other_bytes(run, capsys):
 def test_what_orbax_cannot_read_is_left_out_too(run, capsys):
   for path in (run / "checkpoints" / "2" / "ema").rglob("manifest.ocdbt"):
     path.write_bytes(bytes(path.stat().st_size))  # of the right size
-  assert int(_restored(run).step) == 1
+  (run / damage.FOLDER / "2").mkdir(parents=True)  # it was damaged once before
+  assert int(_restored(run).step) == 1 and (run / damage.FOLDER / "2.1" / "ema").is_dir()
   assert "checkpoints/2 is damaged and is left out: " in capsys.readouterr().out
 
 
@@ -126,6 +143,8 @@ def test_a_checkpoint_from_before_manifests_is_restored(run):
   assert not manifest.faults(folder, full=True) and not manifest.is_there(folder)
   assert int(_restored(run).step) == 2
   assert stored.about(folder) == {"libraries": {}, "figures": {}, "beside": {}}
+  shutil.rmtree(folder / "rest")
+  assert manifest.faults(folder) == ["rest/ is lacking"]
 
 
 def test_a_newer_format_is_no_damage_but_an_error_that_says_so(run):

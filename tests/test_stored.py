@@ -45,7 +45,7 @@ class Random(small_data.Codec):
     return latents, np.full_like(latents, -2.0)
 
 
-@pytest.mark.parametrize("cell, grid", [((8, 8), (4, 6)), ((4, 2), (8, 12)), ((16, 8), (2, 6))])
+@pytest.mark.parametrize("cell, grid", [((8, 8), (4, 6)), ((4, 2), (8, 12)), ((16, 8), (2, 6)), ((2, 16), (16, 3))])
 def test_features_at_the_grid_of_the_tokens_are_the_same_targets(cell, grid):
   video, times = np.zeros((2, 5, 32, 48, 3)), (0.0, 2.5, 4.0)
   teacher = Reduced(Teacher(), cell=cell)

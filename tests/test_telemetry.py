@@ -23,10 +23,11 @@ EMPTY = np.full((1, 12), 0.25, np.float32)
 
 
 def _batch(cfg):
-  """Three of eight captions are dropped; one more is as short."""
+  """Three of eight captions are dropped; one more is as short, and one that is longer begins as they do."""
   batch = tiny.batch(cfg)
   batch["text"][:3, :1], batch["text_mask"][:4] = EMPTY, np.arange(cfg.data.text_tokens) < 1
   batch["text_mask"][4:, :2] = True
+  batch["text"][5, :1] = EMPTY
   return batch
 
 
@@ -102,6 +103,15 @@ def test_the_bound_of_logits_holds_and_is_near(block):
   exact = jnp.max(jnp.abs(jnp.einsum("blnd,bsnd->bnls", q, k)), axis=(1, 2, 3)) / math.sqrt(q.shape[-1])
   told = telemetry.of_block(*block)["logit"]
   assert np.all(told >= exact) and np.all(told < 2 * exact)
+
+
+def test_gate_and_scale_are_those_of_the_modulation_and_the_share_is_of_what_cross_attention_is_added_to(block):
+  told, calls = telemetry.of_block(*block), {call.path: call for call in block[3]}
+  _, scale, gate = calls["modulation"].outputs
+  mean = lambda x: np.mean(np.abs(x), axis=(1, 2))
+  share = telemetry.norm(calls["cross"].outputs) / telemetry.norm(calls["cross"].inputs[0])
+  for name, expected in (("scale", mean(scale)), ("gate", mean(gate)), ("cross_share", share)):
+    np.testing.assert_allclose(told[name], expected, rtol=1e-5, err_msg=name)
 
 
 def test_the_write_is_how_far_the_block_would_move_the_video_without_cross_attention(block):
