@@ -27,7 +27,7 @@ def _batch(cfg):
   batch = tiny.batch(cfg)
   batch["text"][:3, :1], batch["text_mask"][:4] = EMPTY, np.arange(cfg.data.text_tokens) < 1
   batch["text_mask"][4:, :2] = True
-  batch["text"][5, :1] = EMPTY
+  batch["text"][5, :1], batch["text_mask"][5] = EMPTY, np.arange(cfg.data.text_tokens) < 2
   return batch
 
 
@@ -81,6 +81,14 @@ def test_shares_are_those_of_the_batch():
   told = _step(closely=True)[3]
   assert told["share/caption_dropped"] == 3 / 8
   assert told["share/image_to_video"] in {i / 8 for i in range(1, 8)}
+
+
+def test_of_a_batch_the_largest_logit_counts_and_of_all_else_the_mean():
+  values = jnp.array([[1.0, 2.0], [3.0, 6.0], [2.0, 1.0]])
+  told = telemetry.named(telemetry.of_step(
+      params={"model": {}}, updates={}, gradients={}, ema={}, blocks={"single": dict(logit=values, cross_logit=values, gate=values)},
+      conditioned=jnp.zeros(3), text=None, text_mask=None, empty=None))
+  assert (told["logit/single/01"], told["cross_logit/single/00"], told["gate/single/01"]) == (6, 3, 3)
 
 
 @pytest.fixture(scope="module")
