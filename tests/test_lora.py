@@ -111,3 +111,12 @@ def test_a_file_of_something_else_is_refused(tmp_path):
   save_file({"proj_out.weight": np.ones((2, 3), np.float32)}, tmp_path / "whole.safetensors")
   with pytest.raises(ValueError, match="no LoRA adapter.*there are proj_out.weight"):
     files.read_adapter(tmp_path / "whole.safetensors", CFG)
+
+
+def test_a_new_adapter_is_drawn_by_the_inputs_of_each_kernel_and_for_each_alone():
+  leaves = flatten_dict(lora.init(jax.random.key(3), CFG, rank=4, targets=("*",)), sep="/")
+  downs = {path: np.asarray(leaf) for path, leaf in leaves.items() if path.endswith("/down")}
+  for path, down in downs.items():
+    inputs = lora.kernels(CFG)[path.removesuffix(f"{lora.NAME}/down") + "kernel"][1]
+    assert 0.8 < np.abs(down).max() * np.sqrt(inputs) <= 1, path
+  assert len({down.ravel()[:8].tobytes() for down in downs.values()}) == len(downs)

@@ -1,18 +1,20 @@
 """From a folder or a tar to clips in buckets: which moments they show, what they amount to, and that their frames are those."""
 
+import dataclasses
 import io
 import json
 import os
 import subprocess
 import sys
 import tarfile
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from motif_jax.config import BucketConfig
-from motif_jax.data import buckets, clip, inventory, moments, survey
+from motif_jax.data import buckets, clip, inventory, moments, survey, videos
 from tests import small_data
 from tests.test_film import number_of, numbered, turn_header, write
 
@@ -128,3 +130,28 @@ def test_a_dry_run_tells_what_would_be_encoded_and_encodes_nothing(mixed, tmp_pa
   assert all(row["decoded"] > 0 and row["probed"] > 0 and row["bytes"] > 0 for row in told["rows"])
   assert told["total"]["clips"] == 4 and {skip["reason"] for skip in told["skipped"]} == {"unreadable", "too small"}
   assert sorted(mixed.rglob("*")) == before
+
+
+def probed(monkeypatch, *keys, frames, buckets, **of_clip):
+  """The survey of captions with these keys, of videos of so many frames of 32 x 48 at 10 a second."""
+  one = clip.Clip(**dict(key="", file="a.mp4", span=None, long="a", short="a", tags=(), start=0.0, end=None, fps=24.0,
+                         stamp=(0, 0)) | of_clip)
+  monkeypatch.setattr(survey, "read_source", lambda *_, **__: ([dataclasses.replace(one, key=key) for key in keys], []))
+  monkeypatch.setattr(videos, "probe", lambda *_, **__: types.SimpleNamespace(frames=frames, height=32, width=48, fps=10.0))
+  return survey.survey("", buckets)
+
+
+def test_clips_of_a_bucket_stand_by_their_keys(monkeypatch):
+  assert [one.key for one in probed(monkeypatch, "b", "c", "a", frames=9, buckets=BUCKETS).clips[LONG]] == ["a", "b", "c"]
+
+
+def test_a_span_of_whole_frames_has_no_more_by_rounding(monkeypatch):
+  """(0.4 - 0.1) x 10 is 3.0000000000000004."""
+  found = probed(monkeypatch, "a", frames=20, buckets=(BucketConfig(4, 32, 48),), start=0.1, end=0.4)
+  assert not found.clips and found.skipped[0].reason == "too short"
+
+
+@pytest.mark.parametrize("buckets, why", [
+    ((BucketConfig(33, 32, 48), BucketConfig(9, 64, 96)), "too small"), ((BucketConfig(33, 32, 48),), "too short")])
+def test_a_clip_is_too_short_only_where_every_bucket_is_longer(monkeypatch, buckets, why):
+  assert [skip.reason for skip in probed(monkeypatch, "a", frames=9, buckets=buckets).skipped] == [why]
