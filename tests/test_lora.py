@@ -120,3 +120,11 @@ def test_a_new_adapter_is_drawn_by_the_inputs_of_each_kernel_and_for_each_alone(
     inputs = lora.kernels(CFG)[path.removesuffix(f"{lora.NAME}/down") + "kernel"][1]
     assert 0.8 < np.abs(down).max() * np.sqrt(inputs) <= 1, path
   assert len({down.ravel()[:8].tobytes() for down in downs.values()}) == len(downs)
+
+
+def test_the_scale_counts_once_and_merging_keeps_the_dtype(base, adapter):
+  hung, own = (flatten_dict(tree, sep="/") for tree in (lora.attach(base, adapter, scale=0.6), adapter))
+  for path, leaf in own.items():
+    np.testing.assert_array_equal(hung[path], leaf * 0.6 if path.endswith("/up") else leaf)
+  half = lora.frozen(base, "bfloat16")
+  chex.assert_trees_all_equal_dtypes(lora.merge(half, adapter, CFG, scale=0.6), half)
