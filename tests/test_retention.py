@@ -32,6 +32,10 @@ def test_of_equals_the_earlier_is_the_better():
   assert retention.best({3: {LOSS: 1.0}, 2: {LOSS: 1.0}}, keeping(1)) == [2, 3]
 
 
+def test_a_figure_that_is_no_number_is_never_the_best():
+  assert retention.best({1: {LOSS: float("nan")}, 2: {LOSS: 1.0}}, keeping(1)) == [2]
+
+
 def test_a_figure_that_evaluation_does_not_say_is_told():
   assert "validation/lost" in retention.unknown({LOSS: 1.0}, keeping(1, keep_best=1, best_by="validation/lost"))
   assert not retention.unknown({LOSS: 1.0}, keeping(1, keep_best=1)) and not retention.unknown({}, keeping(1, keep_best=1))
