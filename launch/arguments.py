@@ -202,7 +202,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
   return args
 
 
-def keep_programs(folder: str | None) -> None:
+def keep_programs(folder: str | None = None) -> None:
   """Keeps compiled programs in `folder` for the next start, or where there is none in the user's cache; "none": nowhere.
 
   OSError where `folder` cannot be one: jax would warn, at each program, and keep none.

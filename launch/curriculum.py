@@ -42,6 +42,7 @@ def parse(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
   arguments.quiet()
   args = parse(argv)
+  arguments.keep_programs()
   try:
     if args.small == bool(args.data):
       raise ValueError("give --data=FOLDER/{stage}, or --small, which makes its own data.")

@@ -50,6 +50,7 @@ def parse(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
   arguments.quiet()
   args = parse(argv)
+  arguments.keep_programs()
   output = pathlib.Path(args.output)
   try:
     arms, seeds = args.arms.split(","), arguments.numbers("seeds", args.seeds, int)

@@ -55,6 +55,7 @@ def parse(argv=None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv=None) -> None:
   arguments.quiet()
   args, others = parse(argv)
+  arguments.keep_programs()
   with contextlib.ExitStack() as stack:
     try:
       distributed.join(coordinator=args.coordinator, processes=args.processes, process_id=args.process_id,

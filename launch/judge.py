@@ -42,6 +42,7 @@ def parse(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
   arguments.quiet()
   args = parse(argv)
+  arguments.keep_programs()
   try:
     if args.count < 2 or args.batch < 1:
       raise ValueError(f"--count={args.count} --batch={args.batch}: expected at least 2 prompts and 1 video at once.")

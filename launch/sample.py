@@ -74,6 +74,7 @@ def parse(argv=None) -> argparse.Namespace:
 
 def main(argv=None) -> None:
   arguments.quiet()
+  arguments.keep_programs()
   try:
     job = prepare(parse(argv))
     made = run(job)

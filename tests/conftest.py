@@ -52,7 +52,7 @@ FIRST_ONLY = {
                      "memory_falls_in_the_order_of_the_policies")},
     **{f"test_budget.py::test_{claim}[{case}]": "our closed forms; two cases tell whether a compiler plans otherwise"
        for claim in ("executed_flops_are_the_products_of_the_compiled_gradient", "bytes_are_those_that_xla_plans")
-       for case in ("none", "block", "offload", "none, chunked", "attention", "block, chunked", "adapter")},
+       for case in ("none", "block", "offload", "none, chunked", "attention", "block, chunked", "adapter", "from pictures")},
     "test_launch_plan.py::test_every_message_of_a_cut_sequence_is_foretold[block]":
         "the other policy sends the same kinds of messages",
     "test_launch_plan.py::test_the_release_s_blocks_on_eight_devices": "test_budget and the messages hold the same closed forms",
