@@ -106,7 +106,7 @@ def test_models_are_in_memory_in_turn(subject):
       read.append(role)
       return super()._named(role)
 
-  pipe = Watched(subject.cfg, lambda: read.append("network") or {}, ONE)
+  pipe = Watched(subject.cfg, lambda: read.append("network") or {"any": np.zeros(1, np.float32)}, ONE)
   launch_model.subject_of(pipe, subject.prompts, seed=0, batch=2)
   assert read == ["text", "network"]
   read.clear()

@@ -75,7 +75,7 @@ def test_the_schedule_of_a_run_is_printed_before_it_starts(folder):
   out = launch("schedule", *TINY, mixture, "--config.train.steps=400", "--config.data.batch_tokens=400", "--config.data.order=shards")
   rows = re.findall(r"^A  9x32x32 +(\d+) +(\d+) +48 +8 +384 +(\d+) +(\S+)%", out, re.MULTILINE)
   assert [row[2:] for row in rows] == [("300", "75.0"), ("100", "25.0")] and all(int(a) + int(b) == 24 for a, b, *_ in rows)
-  assert "programs: " in out and "1 training step" in out and "2 bucket(s) in 4 lanes" in out and "clips/s" in out
+  assert "programs: " in out and "1 x training step" in out and "2 bucket(s) in 4 lanes" in out and "clips/s" in out
 
 
 def test_the_judge_scores_held_out_prompts(folder):
