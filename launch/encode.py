@@ -67,8 +67,8 @@ def parse(argv=None) -> argparse.Namespace:
 
 def main(argv=None) -> None:
   args = parse(argv)
-  signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Control-C
   clock = Clock()
+  before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Control-C
   try:
     job, cfg = job_of(args.shard), config_lib.from_config_dict(args.config)
     setting = Setting(cfg, args.source, args.output, args.batch_size, args.batch_pixels * 1e6, args.readers, args.limit)
@@ -83,6 +83,8 @@ def main(argv=None) -> None:
     sys.exit(f"error: {e}")
   except KeyboardInterrupt:
     sys.exit("interrupted: finished files are kept; run the same command again to go on.")
+  finally:
+    signal.signal(signal.SIGTERM, before)
   print(clock.table())
   if report:
     print(report.table())

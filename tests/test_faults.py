@@ -66,12 +66,12 @@ def test_a_run_is_started_again_as_long_as_that_can_help(tmp_path, does, status,
 
 
 def test_a_supervisor_that_is_told_to_stop_passes_it_on_and_starts_nothing(tmp_path):
-  me = os.getpid()
+  me, handler = os.getpid(), signal.getsignal(signal.SIGTERM)
   script = f"import os, pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'starts0')!r}).exists(): time.sleep(0.01)\n"
   with subprocess.Popen([sys.executable, "-c", script + f"time.sleep(0.1)\nos.kill({me}, 15)"]):
     assert supervised(tmp_path, "waits,waits") == (endings.INTERRUPTED, 1)
   assert (tmp_path / "told").exists()
-  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+  assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_one_process_that_fails_takes_the_other_along_and_both_start_anew(tmp_path):

@@ -81,7 +81,7 @@ def test_its_times_add_up_to_that_of_all_threads(found):
   children = sum(child.work.ms for child in found.tree.children)
   assert children + found.tree.own.ms == pytest.approx(found.tree.work.ms)
   assert sum(row.work.ms for row in found.instructions) == pytest.approx(found.tree.work.ms)
-  assert found.tree.own.ms < 0.1 * found.tree.work.ms  # nearly everything has a name
+  assert found.tree.own.flops == 0 < found.tree.work.flops  # what has no name is copies and the like of the compiler's own
   assert 0 < found.busy_ms <= found.wall_ms and 0 < found.exposed_ms <= found.sending_ms < found.busy_ms
 
 
