@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job, small, on CPU: renders captioned clips, encodes them, trains a Motif-Video with routing and alignment on, is
 # interrupted and resumes from its checkpoint, samples videos from prompts, and scores combinations it never saw.
-# About ten minutes on 4 cores, after installation.  SEED=1 bash launch/demo.sh makes another one.
+# About ten minutes on 2 cores, after installation.  SEED=1 bash launch/demo.sh makes another one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh

@@ -1,7 +1,7 @@
 # Sourced by demo.sh and test.sh: makes the virtual environment VENV from PYTHON and REQUIREMENTS, once, and again only when
 # the pins have changed.  Sets RUN_PYTHON to its interpreter.
-# On a CPU, XLA gives the memory of a step back and gets it again, page by page; in huge pages the demo's step takes 0.65 times
-# the CPU time, the same bits (docs/benchmarks.md).  An older C library than glibc 2.35, or another, does not read it.
+# On a CPU, XLA gives the memory of a step back and gets it again, page by page; in huge pages the demo takes 1.4 times
+# as many steps a second (docs/benchmarks.md).  An older C library than glibc 2.35, or another, does not read it.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 setup() {  # setup PYTHON VENV REQUIREMENTS
