@@ -124,11 +124,9 @@ def default_output(source: dict, seed: int) -> pathlib.Path:
 
 def read_prompts(given: list[str], file: str | None) -> list[str]:
   """The prompts of --prompt and then of the lines of --prompts, blank ones left out."""
-  lines = pathlib.Path(file).read_text().splitlines() if file else []
-  prompts = [prompt.strip() for prompt in (*given, *lines) if prompt.strip()]
+  prompts = [prompt.strip() for prompt in given if prompt.strip()] + (arguments.read_prompts(file) if file else [])
   if not prompts:
-    where = f" in {file}" if file else ""
-    raise ValueError(f'There is no prompt{where}; pass --prompt="..." or --prompts=FILE with a prompt per line.')
+    raise ValueError('There is no prompt; pass --prompt="..." or --prompts=FILE with a prompt per line.')
   return prompts
 
 
