@@ -1,9 +1,13 @@
 """Claims about damaged checkpoints: they are named, left out and put aside, and never half of one is taken for a whole."""
 
 import dataclasses
+import errno
+import itertools
 import json
 import os
 import shutil
+import threading
+import time
 
 import pytest
 
@@ -177,3 +181,38 @@ def test_a_read_only_folder_is_read_from_and_no_run_begins_in_it(run):
   finally:
     for folder in folders:
       folder.chmod(0o755)
+
+
+def test_what_a_save_left_is_cleared_though_it_is_still_written(tmp_path):
+  left = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp" / "rest.orbax-checkpoint-tmp"
+  ends = time.monotonic() + 0.5
+
+  def write():  # as the storage library does, which makes the folders that it lacks
+    for i in itertools.count():
+      left.mkdir(parents=True, exist_ok=True)
+      try:
+        (left / f"{i % 50}").touch()
+      except FileNotFoundError:
+        pass
+      if time.monotonic() > ends:
+        return
+
+  writer = threading.Thread(target=write)
+  writer.start()
+  while not left.exists():
+    time.sleep(0.001)
+  with checkpoint.make_manager(tmp_path, CFG.train) as manager:
+    assert not writer.is_alive() and [path.name for path in (tmp_path / "checkpoints").iterdir()] == []
+    checkpoint.save(manager, random_state(4), CFG)
+  assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+def test_what_cannot_be_cleared_is_an_error_at_once(tmp_path, monkeypatch):
+  (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(parents=True)
+
+  def refuse(path):
+    raise PermissionError(errno.EACCES, "Permission denied", path)
+
+  monkeypatch.setattr(shutil, "rmtree", refuse)
+  with pytest.raises(PermissionError):
+    checkpoint.make_manager(tmp_path, CFG.train)

@@ -34,8 +34,9 @@ WRITTEN_AT_ONCE = 1  # GB, of weights alone; without a limit orbax copied half o
 def make_manager(workdir: str, cfg: TrainConfig) -> ocp.CheckpointManager:
   """The manager of the checkpoints of a run, which deletes those that `cfg` does not keep.  Use it in a `with`, or close it."""
   folder = pathlib.Path(workdir).absolute() / FOLDER
+  damage.clear_unfinished(folder)
   options = ocp.CheckpointManagerOptions(
-      preservation_policy=_Policy(folder, cfg), enable_async_checkpointing=True, cleanup_tmp_directories=True,
+      preservation_policy=_Policy(folder, cfg), enable_async_checkpointing=True,
       async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_manifest(folder)))
   return ocp.CheckpointManager(folder, options=options)
 
@@ -225,7 +226,7 @@ class _Policy:
 
 def _write_manifest(folder):
   """Called by orbax on the first process, in the thread of the save: all is written, and the folder still has another name."""
-  (unfinished,) = folder.glob("*.orbax-checkpoint-tmp*")
+  (unfinished,) = folder.glob(damage.UNFINISHED)
   manifest.write(unfinished)
 
 

@@ -1,7 +1,10 @@
 """Checkpoints that are not what was written: all processes leave out the same ones, say so, and put them out of the way."""
 
+import errno
 import itertools
 import pathlib
+import shutil
+import time
 
 import jax
 from jax.experimental import multihost_utils
@@ -9,6 +12,9 @@ import numpy as np
 
 FOLDER = "damaged"  # in the work directory: where steps go that a run could not go on from
 ELSEWHERE = ["another process found a fault in it"]
+UNFINISHED = "*.orbax-checkpoint-tmp*"  # folders of saves that did not come to their end
+STILL_WRITTEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)  # what deleting a folder meets while somebody writes in it
+QUIET, PATIENCE = 0.2, 60.0  # seconds: with nothing new, nobody writes any more; a disk's writes are over by then
 
 
 def agreed(wrong: list[str]) -> list[str]:
@@ -16,6 +22,23 @@ def agreed(wrong: list[str]) -> list[str]:
   if jax.process_count() == 1 or not multihost_utils.process_allgather(np.array(bool(wrong))).any():
     return wrong
   return wrong or ELSEWHERE
+
+
+def clear_unfinished(folder: pathlib.Path) -> None:
+  """Deletes on the first process what saves left that were cut off, and waits until nobody writes there any more.
+
+  A save that failed leaves writes behind, in threads of the storage library that nobody can wait for.  Once a full disk has
+  room, and the run goes on in the same process, they bring back files that are being deleted.  OSError after 60 s of that.
+  """
+  ends = time.monotonic() + PATIENCE
+  while jax.process_index() == 0 and (found := list(folder.glob(UNFINISHED))):
+    for path in found:
+      try:
+        shutil.rmtree(path)
+      except OSError as e:
+        if e.errno not in STILL_WRITTEN or time.monotonic() > ends:
+          raise
+    time.sleep(QUIET)
 
 
 def set_aside(manager, steps: list[int]) -> None:
