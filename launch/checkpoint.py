@@ -120,7 +120,11 @@ def _policy(folders, args) -> TrainConfig:
   cfg = saved_config.config_from_json(newest / "config" / "metadata")
   given = {name: value for name in ("keep", "keep_every", "keep_best", "best_by", "best_is")
            if (value := getattr(args, name)) is not None}
-  return config.from_config_dict(config.to_dict(dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, **given)))).train
+  policy = config.from_config_dict(config.to_dict(dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, **given)))).train
+  told = sorted({name for figures in _figures(folders).values() for name in figures})
+  if args.best_by and args.best_by not in told:  # by a slip of the pen the best ones would go
+    raise ValueError(f"no checkpoint has a figure {args.best_by!r}; there are {', '.join(told) or 'none'}.")
+  return policy
 
 
 def main(argv=None) -> None:

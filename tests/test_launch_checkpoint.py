@@ -47,6 +47,9 @@ def test_a_list_verify_and_prune_keep_the_policy_and_name_what_is_damaged(run, c
   damaged.write_text("")
   assert "damaged: config/metadata has 0 bytes" in _said(capsys, "list", run)
 
+  slip = ("--keep_best=1", "--best_by=validation/lost")
+  for what in ("list", "prune"):
+    assert "no checkpoint has a figure 'validation/lost'; there are validation/loss." in _said(capsys, what, run, *slip, fails=True)
   assert _said(capsys, "prune", run, "--keep=1", "--keep_best=1", "--dry_run") == "would delete 2\nkept: 4 (best), 6 (last)\n"
   with lock.held(run):
     assert "another run is at work" in _said(capsys, "prune", run, fails=True)

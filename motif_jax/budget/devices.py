@@ -112,7 +112,9 @@ def nearest_fit(cfg: Config, tokens: Tokens, plan: tuple[Segment, ...], split: S
   `least`; more of the devices along sequence, from fsdp or from data; state cut over fsdp between nodes.
   """
   fits = lambda changed, divided, count: total(changed, tokens, plan, divided, count) <= USABLE * device.memory
-  return next((flags for flags, *change in _changes(cfg, split, rows, tokens, device, least) if fits(*change)), None)
+  flags = next((flags for flags, *change in _changes(cfg, split, rows, tokens, device, least) if fits(*change)), None)
+  so_already = (f"--config.model.attention={cfg.model.attention}", f"--config.train.accumulate={split.accumulate}")
+  return flags and " ".join(flag for flag in flags.split() if flag not in so_already)
 
 
 def _changes(cfg, split, rows, tokens, device, least):
