@@ -16,7 +16,7 @@ from motif_jax.config import BucketConfig, Config
 from motif_jax.data import dataset as datasets, encode, pipeline, survey
 from motif_jax.data.progress import Clock
 from motif_jax.model import lora
-from motif_jax.train import checkpoint
+from motif_jax.train import checkpoint, damage
 from motif_jax.train.state import init_trained
 from motif_jax.weights import folder as folders, lora as files, release
 
@@ -88,8 +88,10 @@ def applied(params: dict, cfg: Config, file: str, *, weight: float, any_base: bo
 
 def start(workdir: str, source: str, cfg: Config) -> None:
   """Puts the weights of `source` into a new work directory, from which training of the whole network starts."""
-  if any((pathlib.Path(workdir) / checkpoint.FOLDER).glob("[0-9]*")):
+  folder = pathlib.Path(workdir).absolute() / checkpoint.FOLDER
+  if any(path.name.isdigit() for path in folder.glob("*")):
     return  # it has begun
+  damage.clear_unfinished(folder)  # a start that was killed while it wrote them
   if folders.is_one(pathlib.Path(source)):
     params = folders.read_params(folders.find(source))
   else:
