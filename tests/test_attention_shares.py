@@ -1,7 +1,9 @@
 """Claims about the analysis of attention: it is that of the dense softmax, exact where attention is uniform, and never N x N."""
 
+import dataclasses
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from PIL import Image
 
 from configs import base
 from launch import attention as launch, model as launch_model
-from motif_jax import compiled, config, mesh as meshes
+from motif_jax import compiled, config, mesh as meshes, sample
 from motif_jax.config import MeshConfig
 from motif_jax.evaluate import attention, subject as subjects
 from motif_jax.model import attention as model_attention, transformer
@@ -109,6 +111,43 @@ def test_prompts_that_only_fill_the_batch_do_not_count():
   rows = attention._by_block(model, parts, 3)
   assert [(row["block"], row["kind"], row[names[row["kind"]]]) for row in rows] == [
       (0, "dual", 3.0), (1, "dual", 30.0), (2, "single", 3.0), (3, "single", 30.0), (4, "decoder", 3.0), (5, "decoder", 30.0)]
+
+
+def test_the_model_s_own_videos_are_looked_at_with_new_noise_of_each_time_and_their_prompts(monkeypatch):
+  cfg = dataclasses.replace(tiny.make_config(), model=dataclasses.replace(tiny.make_config().model, patch=(2, 1, 3)))
+  data = np.random.default_rng(0).standard_normal((3, 4, 2, 6, 3), np.float32)
+  texts = {prompt: np.full((count, 12), count, np.float32) for prompt, count in (("a", 2), ("b", 4), ("c", 1))}
+  seen, depths = [], dataclasses.asdict(cfg.model.depths)
+
+  def measure(params, inputs, t, text, mask, *, model):
+    seen.append((inputs, t, text, mask))
+    return {kind: {"text": np.full((2, depth), text[:, :1, 0])} for kind, depth in depths.items()}
+
+  monkeypatch.setattr(attention, "measure", measure)
+  monkeypatch.setattr(attention, "latents", lambda subject: data)
+  codec = types.SimpleNamespace(grid=lambda *bucket: data.shape[1:4], strides=(4, 8, 8))
+  said = attention.look(subjects.Subject({}, cfg, codec, texts, ("a", "b", "c"), jax.random.key(5), batch=2), [0.25, 0.75])
+  noises = []
+  for number, (inputs, t, text, mask) in enumerate(seen):
+    rows, at = ([0, 1], [2, 2])[number % 2], (0.25, 0.75)[number // 2]
+    assert t.tolist() == [at, at] and mask.sum(1).tolist() == text[:, 0, 0].tolist() == [(2, 4, 1)[row] for row in rows]
+    noises.append((inputs[..., :3] - (1 - at) * data[rows]) / at)
+    assert not np.any(inputs[..., 3:])
+  np.testing.assert_allclose(noises[:2], noises[2:], atol=1e-5)
+  first = sample.initial_noise(jax.random.key(5), np.arange(3), data.shape[1:])  # what a sampler with this key begins with
+  assert np.std(noises[0]) == pytest.approx(1, abs=0.2) and abs(np.mean(noises[0] * first[:2])) < 0.2
+  assert (said["tokens"], said["frames"], said["text_tokens"]) == (8, 2, pytest.approx(7 / 3))
+  assert said["uniform"] == dict(other_frames=0.5, encoder=0.5, text=pytest.approx((2 / 10 + 4 / 12 + 1 / 9) / 3))
+  assert [(row["t"], row["text"]) for row in said["rows"]] == [(t, pytest.approx(7 / 3)) for t in (0.25, 0.75) for _ in range(6)]
+
+
+def test_a_summary_is_of_the_blocks_that_a_figure_is_of():
+  rows = [dict(kind="dual", other_frames=0.1, text=0.2), dict(kind="single", other_frames=0.3, text=0.6, cross_write=0.5),
+          dict(kind="single", other_frames=0.8, text=0.1, cross_write=0.2), dict(kind="decoder", other_frames=0.9, encoder=0.4)]
+  assert attention.summary(rows) == dict(
+      other_frames=dict(encoder=pytest.approx(0.4), decoder=pytest.approx(0.9)), text=pytest.approx(0.3),
+      cross_write=dict(mean=pytest.approx(0.35), weakest=0.2))
+  assert attention.summary(rows[:1])["cross_write"] == dict(mean=None, weakest=None)
 
 
 @functools.cache

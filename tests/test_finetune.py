@@ -30,6 +30,8 @@ def base_config():
   c = tiny.config_dict()
   c.model.update(dict(depths=dict(dual=0, single=1, decoder=1)))
   c.route.keep, c.alignment.weight = 1.0, 0.0
+  c.mesh.update(dict(data=1, fsdp=4))  # where it was trained, and on what
+  c.data.mixture = (("elsewhere", 1.0),)
   return config.from_config_dict(c)
 
 
@@ -186,7 +188,7 @@ def test_flags_reach_the_config_and_its_own_keys_come_last(base, tmp_path, monke
   assert cfg.adapter == AdapterConfig(rank=3, alpha=3.0, targets=("single/*", "dual/*"), base=str(base), digest="")
   assert (cfg.train.steps, cfg.optimizer.rate, cfg.data.batch_size, cfg.data.image_to_video) == (9, 0.5, 3, 0.0)
   assert cfg.data.mixture == ((str(base.parent / "new"), 1.0), (str(base.parent / "old"), 1.0)) and not cfg.data.path
-  assert cfg.sample.prompts == ("a", "b")
+  assert cfg.sample.prompts == ("a", "b") and cfg.mesh == MeshConfig(-1, 1, 1)
   cfg = command.config_of(*parsed(base, "--clips=clips", "--rank=0"))
   assert (cfg.adapter.rank, cfg.adapter.alpha) == (0, 1.0)
   assert (cfg.data.path, cfg.data.mixture) == (str(base.parent / "run" / "dataset"), ())

@@ -12,6 +12,7 @@ from motif_jax import config, mesh as meshes
 from motif_jax.bench.case import lively
 from motif_jax.config import MeshConfig
 from motif_jax.data import dataset as datasets, pipeline, schedule as schedules
+from motif_jax.encoders import registry
 from motif_jax.model import transformer
 from motif_jax.train import loop, losses, programs
 from motif_jax.train.optimizer import make_optimizer
@@ -49,10 +50,12 @@ def test_a_batch_holds_the_tokens_of_its_records_where_the_schedule_says_so_and_
   batches, plain = (pipeline.batches(cfg, dataset, seed=0) for cfg in (with_tokens, without))
   tokens_of = {(bucket.frames, number): small_data.record(bucket, number, (TOKENS, DIM))["image"]
                for bucket in (small_data.VIDEO, small_data.IMAGE) for number in range(14)}
-  kinds = collections.Counter()
+  kinds, before = collections.Counter(), collections.Counter()
   for _ in range(24):
     (bucket, batch), (_, same) = next(batches), next(plain)
     kinds[bucket.frames, "image" in batch] += 1
+    assert ("image" in batch) == (bucket.frames > 1 and before[bucket] * schedules.GOLDEN % 1 < 0.5)  # whatever other buckets do
+    before[bucket] += 1
     if "image" in batch:
       expected = [tokens_of[bucket.frames, int(latents[0, 0, 0, 0])] for latents in batch["latents"]]
       np.testing.assert_array_equal(batch.pop("image"), expected)
@@ -100,12 +103,23 @@ def test_a_run_compiles_the_steps_with_and_without_tokens_that_were_foretold(dat
     found[bucket, programs.MEASURED if step == 2 else programs.STEP, "image" in batch] += 1
   assert {(p.bucket, p.name.removesuffix(programs.PICTURED), p.name.endswith(programs.PICTURED)) for p in foretold} == set(found)
   assert len(foretold) == len(found) == 3
+  cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, telemetry_every=1))
   state = loop.run(loop.Job(cfg, str(tmp_path), meshes.make_mesh(MeshConfig(1, 1, 1), devices=jax.devices()[:1]),
                             make_optimizer(cfg.optimizer, steps=cfg.train.steps), batches=batches))
   assert int(state.step) == 3
   shares = [line["telemetry/share/image_to_video"] for line in map(json.loads, (tmp_path / "scalars.jsonl").read_text().splitlines())
             if "telemetry/share/image_to_video" in line]
-  assert shares == [1.0]
+  assert shares == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 5])
+def test_what_is_foretold_from_any_step_is_what_the_batches_from_there_hold(dataset, start):
+  cfg = _config(image_to_video=0.5, weights=(("video", 1.0), ("image", 0.0)))
+  cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, steps=6, telemetry_every=0))
+  batches = pipeline.batches(cfg.data, dataset, seed=0, start_step=start, patch=cfg.model.patch)
+  found = {"image" in batch for _, (_, batch) in zip(range(start, 6), batches)}
+  batches.close()
+  assert {program.name.endswith(programs.PICTURED) for program in programs.of_steps(cfg, dataset, start=start)} == found
 
 
 def test_tokens_that_a_data_set_does_not_hold_are_missed_before_training(dataset, tmp_path):
@@ -115,6 +129,16 @@ def test_tokens_that_a_data_set_does_not_hold_are_missed_before_training(dataset
                      (dataset.meta, "image encoder: the data set has 'pictures', the config 'thumbnail'")):
     with pytest.raises(ValueError, match=said):
       datasets.check_encoders(meta, cfg)
+  with pytest.raises(ValueError, match="codec") as raised:  # of another one; tokens that nobody trains on are not missed
+    datasets.check_encoders(datasets_without.meta, dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, image_tokens=False)))
+  assert "image" not in str(raised.value)
+
+
+def test_the_tokens_of_a_picture_are_those_of_its_encoder_or_none():
+  cfg = _config()
+  off = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, image_tokens=False))
+  announced = dataclasses.replace(cfg, encoders=dataclasses.replace(cfg.encoders, image="siglip"))  # whose folder is not given
+  assert [registry.image_tokens(one) for one in (cfg, off, announced)] == [16, 0, 4096]
 
 
 @pytest.mark.parametrize("section, key, value", [("model", "image_dim", 0), ("data", "image_to_video", 0.0),

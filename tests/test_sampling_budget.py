@@ -28,7 +28,7 @@ def released(attention="cudnn"):
 
 def test_bytes_of_a_walk_are_those_that_xla_plans():
   """In float32: XLA on CPU (jax 0.10.2) multiplies bfloat16 as float32, and then plans twice as much."""
-  cfg = small(model__attention="chunked")
+  cfg = small(model__attention="chunked", alignment__weight=0.5)
   shaped = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   params = jax.eval_shape(lambda key: transformer.init(key, cfg.model), jax.random.key(0))
   params = jax.tree.map(lambda leaf: shaped(*leaf.shape), params)
@@ -42,6 +42,7 @@ def test_bytes_of_a_walk_are_those_that_xla_plans():
   alone = dataclasses.replace(cfg, sample=dataclasses.replace(
       cfg.sample, guidance=dataclasses.replace(cfg.sample.guidance, together=False)))
   ours = sampling.network(alone, workload.Tokens(2048, 64), workload.make_split((1, 1, 1), 4), 2, weights="float32")
+  assert cfg.alignment.weight and ours["weights"] == 4 * sum(leaf.size for leaf in jax.tree.leaves(params))  # no projector
   assert ours["weights"] == pytest.approx(planned.arguments, rel=0.08)  # beside them noise and text
   assert sampling.total(ours) - ours["weights"] == pytest.approx(planned.temporary, rel=0.15)
 
@@ -60,7 +61,30 @@ def test_devices_share_weights_and_work():
   assert ratio("latents", "weights") == pytest.approx(6, rel=0.02) and ratio("latents", "latents") == 1
   assert ratio("latents", "one block") == pytest.approx(3, rel=0.1)
   assert one["latents"]["block weights"] == 0 < cut["latents"]["block weights"] < 0.1 * one["latents"]["weights"]
+  halves = sampling.network(released(), TOKENS, workload.make_split((1, 2, 1), 12), 1, weights="bfloat16")
+  assert halves["block weights"] == cut["latents"]["block weights"]  # one block's are gathered, from however many devices
   assert (ratio("frames", "weights"), ratio("frames", "alive"), ratio("frames", "videos")) == pytest.approx((6, 3, 1))
+
+
+def test_more_videos_and_both_passes_at_once_take_as_much_more():
+  network = lambda rows, **how: sampling.network(guided(**how), TOKENS, ONE, rows, weights="bfloat16")
+  latents = 31 * 92 * 160 * 16  # numbers
+  assert [network(rows, together=on)["latents"] / (4 * latents) for rows, on in ((1, False), (2, False), (1, True))] == [10, 20, 14]
+  with_logits, without = (network(1, together=True, attention=kind)["one block"] for kind in ("xla", "cudnn"))
+  assert with_logits - without == 2 * 2 * 4 * 12 * (2 * 114_080) ** 2  # passes, arrays, bytes, heads; the decoder's halves both ask
+  one, two = (sampling.frames(released(), CLIP, ONE, rows) for rows in (1, 2))
+  assert two == {"weights": one["weights"], "alive": 2 * one["alive"], "videos": 2 * one["videos"]}
+
+
+def guided(*, together, attention="cudnn"):
+  cfg = released(attention)
+  how = dataclasses.replace(cfg.sample, guidance=dataclasses.replace(cfg.sample.guidance, together=together))
+  return dataclasses.replace(cfg, sample=how)
+
+
+def test_encoders_without_weights_are_no_phase():
+  cfg = dataclasses.replace(released(), encoders=dataclasses.replace(released().encoders, text="word_hash", codec="block_dct"))
+  assert list(sampling.phases(cfg, CLIP, TOKENS, ONE, 1, weights="bfloat16")) == ["latents"]
 
 
 @pytest.fixture
@@ -103,3 +127,14 @@ def test_advice_goes_from_mild_to_strong_and_may_be_none():
   assert advice(80, rows=4) == "--batch=1" and advice(20) == "--batch=1 --together=0"
   assert advice(20, cfg=released("xla")) == "--batch=1 --together=0 and model.attention=cudnn"
   assert advice(10).startswith("--batch=1 --together=0 --mesh=1x1x2") and advice(1) is None
+
+
+def test_advice_fills_the_usable_share_of_a_device_and_no_more():
+  needed = sampling.total(sampling.network(released(), TOKENS, ONE, 1, weights="bfloat16")) / devices.USABLE
+  advice = lambda memory: sampling.nearest_fit(released(), TOKENS, ONE, 2, devices.Device(memory, 0, 0, 0), weights="bfloat16")
+  assert advice(1.01 * needed) == "--batch=1" and advice(0.99 * needed) == "--batch=1 --together=0"
+
+
+def test_texts_are_cut_over_the_fewest_devices_that_hold_their_share_of_encoder_and_batch():
+  needed = sampling.total(sampling.texts(released(), workload.make_split((1, 2, 1), 12))) / devices.USABLE
+  assert sampling.nearest_texts(released(), ONE, devices.Device(1.01 * needed, 0, 0, 0)) == "--mesh=1x2x1"

@@ -87,8 +87,9 @@ def test_of_a_batch_the_largest_logit_counts_and_of_all_else_the_mean():
   values = jnp.array([[1.0, 2.0], [3.0, 6.0], [2.0, 1.0]])
   told = telemetry.named(telemetry.of_step(
       params={"model": {}}, updates={}, gradients={}, ema={}, blocks={"single": dict(logit=values, cross_logit=values, gate=values)},
-      conditioned=jnp.zeros(3), text=None, text_mask=None, empty=None))
+      conditioned=jnp.array([True, False, False]), text=None, text_mask=None, empty=None))
   assert (told["logit/single/01"], told["cross_logit/single/00"], told["gate/single/01"]) == (6, 3, 3)
+  assert told["share/image_to_video"] == pytest.approx(1 / 3)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,28 @@ def test_the_bound_of_logits_holds_and_is_near(block):
   exact = jnp.max(jnp.abs(jnp.einsum("blnd,bsnd->bnls", q, k)), axis=(1, 2, 3)) / math.sqrt(q.shape[-1])
   told = telemetry.of_block(*block)["logit"]
   assert np.all(told >= exact) and np.all(told < 2 * exact)
+
+
+def test_bounds_are_of_the_longest_of_all_segments_and_the_cross_attention_s_of_its_own_query_and_the_text_s_key(block):
+  params, before, after, calls = block
+  told, grown = telemetry.of_block(*block), lambda x: 10 * x
+  last = lambda path: max(i for i, call in enumerate(calls) if call.path == path)
+  changed = lambda i, outputs: telemetry.of_block(
+      params, before, after, [*calls[:i], calls[i]._replace(outputs=outputs), *calls[i + 1:]])
+  q, k, v = calls[last("attention")].outputs  # of the text
+  for outputs in ((grown(q), k, v), (q, grown(k), v)):
+    assert np.all(changed(last("attention"), outputs)["logit"] > 3 * told["logit"])
+  for norm in ("query_norm", "key_norm"):
+    i = last(f"attention/{norm}")
+    np.testing.assert_allclose(changed(i, grown(calls[i].outputs))["cross_logit"], 10 * told["cross_logit"], rtol=1e-5)
+
+
+def test_of_a_block_of_two_streams_the_video_s_modulation_counts_as_the_mean_of_its_branches():
+  modulation = lambda path, first: observe.Call(path, (), [jnp.full((2, 1, 4), float(first + i)) for i in range(6)])
+  heads = observe.Call("video/attention", (), (jnp.ones((2, 3, 1, 4)),) * 3)
+  calls = [modulation("video/modulation", -3), modulation("text/modulation", 100), heads]
+  told = telemetry.of_block({"video": {}}, (jnp.ones((2, 3, 4)),), (jnp.ones((2, 3, 4)),), calls)
+  assert told["scale"].tolist() == [1.5, 1.5] and told["gate"].tolist() == [1.5, 1.5]  # of -2 and 1, of -1 and 2
 
 
 def test_gate_and_scale_are_those_of_the_modulation_and_the_share_is_of_what_cross_attention_is_added_to(block):
