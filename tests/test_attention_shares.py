@@ -141,6 +141,15 @@ def test_the_model_s_own_videos_are_looked_at_with_new_noise_of_each_time_and_th
   assert [(row["t"], row["text"]) for row in said["rows"]] == [(t, pytest.approx(7 / 3)) for t in (0.25, 0.75) for _ in range(6)]
 
 
+def test_the_latent_frames_of_one_patch_are_one_frame():
+  model = dataclasses.replace(_model()[0], patch=(2, 2, 2))
+  params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
+  given = [np.zeros(shape, np.float32) for shape in ((2, 6, 2, 2, 7), (2,), (2, WORDS, 12))]  # 3 tokens: none for 6 frames
+  measure = functools.partial(attention.measure.__wrapped__, model=model)
+  measured = jax.eval_shape(measure, params, *given, np.ones((2, WORDS), bool))
+  assert measured["decoder"]["other_frames"].shape == (2, 2)
+
+
 def test_a_summary_is_of_the_blocks_that_a_figure_is_of():
   rows = [dict(kind="dual", other_frames=0.1, text=0.2), dict(kind="single", other_frames=0.3, text=0.6, cross_write=0.5),
           dict(kind="single", other_frames=0.8, text=0.1, cross_write=0.2), dict(kind="decoder", other_frames=0.9, encoder=0.4)]

@@ -155,7 +155,7 @@ def test_the_config_to_start_from_is_that_of_the_weights(base, run, released, tm
 
 
 @pytest.mark.parametrize("source", ["base", "released"])
-def test_training_of_the_whole_network_starts_once_from_the_weights_even_where_writing_them_was_cut_off(source, request, tmp_path):
+def test_training_of_the_whole_network_starts_once_from_the_weights_even_after_a_start_that_was_cut_off(source, request, tmp_path):
   folder, cfg = request.getfixturevalue(source), dataclasses.replace(base_config(), seed=7)
   (tmp_path / "checkpoints" / "0.orbax-checkpoint-tmp" / "ema").mkdir(parents=True)
   finetune.start(tmp_path, folder, cfg)
@@ -183,8 +183,9 @@ def parsed(base, *flags):
 
 def test_flags_reach_the_config_and_its_own_keys_come_last(base, tmp_path, monkeypatch):
   monkeypatch.chdir(base.parent)
-  cfg = command.config_of(*parsed(base.name, "--data=new", "--keep=old", "--rank=3", "--targets=single/*,dual/*", "--rate=0.5",
-                                  "--steps=7", "--batch=3", "--image_to_video=0.0", "--prompt=a", "--prompt=b", "--config.train.steps=9"))
+  cfg = command.config_of(*parsed(
+      base.name, "--data=new", "--keep=old", "--rank=3", "--targets=single/*,dual/*", "--rate=0.5", "--steps=7", "--batch=3",
+      "--image_to_video=0.0", "--prompt=a", "--prompt=b", "--config.train.steps=9"))
   assert cfg.adapter == AdapterConfig(rank=3, alpha=3.0, targets=("single/*", "dual/*"), base=str(base), digest="")
   assert (cfg.train.steps, cfg.optimizer.rate, cfg.data.batch_size, cfg.data.image_to_video) == (9, 0.5, 3, 0.0)
   assert cfg.data.mixture == ((str(base.parent / "new"), 1.0), (str(base.parent / "old"), 1.0)) and not cfg.data.path

@@ -104,6 +104,8 @@ def test_rescaled_guidance_has_the_deviation_of_the_conditional_velocity():
   cond, uncond = _pair()
   got, _ = guide(guidance.classifier_free(5.0, rescale=1.0), cond, uncond)
   np.testing.assert_allclose(jnp.std(got, axis=(1, 2)), jnp.std(cond, axis=(1, 2)), rtol=1e-5)
+  across, _ = guide(guidance.projected(4.0, axes=(1, 2), rescale=1.0), cond, uncond, jnp.zeros_like(cond))
+  np.testing.assert_allclose(jnp.std(across, axis=(1, 2)), jnp.std(cond, axis=(1, 2)), rtol=1e-5)
   half, _ = guide(guidance.classifier_free(5.0, rescale=0.5), cond, uncond)
   np.testing.assert_allclose(half, (got + guide(guidance.classifier_free(5.0), cond, uncond)[0]) / 2, rtol=1e-5)
 
@@ -240,6 +242,22 @@ def test_a_foretold_velocity_lies_on_the_line_through_the_last_two_computed():
                              memory=caching.start(jnp.zeros(2), ())) for order in (0, 1)]
   np.testing.assert_allclose(ends[1], exact, rtol=1e-6)
   assert np.abs(ends[0] - exact).min() > 0.1
+  alone = caching.cached(line, jnp.arange(6) < 1, order=1)  # through one velocity, 1 at time 1, there is no line yet
+  np.testing.assert_allclose(samplers.integrate(alone, jnp.zeros(2), times.grid(6, 2.0), "euler",
+                                                memory=caching.start(jnp.zeros(2), ())), -1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("velocities, order, threshold, computed", [
+    ((1, 1, 2, 4), 0, 0.125, (1, 0, 1, 1)),  # a quarter of a step's error of 1 is an eighth of the whole way, which is 2
+    ((1, 1, 2, 4), 0, 0.13, (1, 0, 0, 1)),
+    ((1, 2, 2, 3), 0, 0.01, (1, 1, 0, 1)),
+    ((1, 2, 2, 3), 1, 0.01, (1, 1, 1, 1)),
+    ((1, 2, 3, 3), 1, 0.01, (1, 1, 0, 1)),
+])
+def test_a_step_is_left_out_while_it_leads_astray_by_less_than_the_threshold(velocities, order, threshold, computed):
+  products = caching.gram(np.array(velocities, np.float64))
+  found = caching.schedule(products, np.linspace(1, 0, 5), threshold=threshold, order=order)
+  assert found.tolist() == [bool(step) for step in computed]
 
 
 def test_a_schedule_for_so_many_evaluations_has_no_more_and_always_computes_the_first_step(products):
@@ -248,3 +266,4 @@ def test_a_schedule_for_so_many_evaluations_has_no_more_and_always_computes_the_
     computed, threshold = caching.schedule_of(products, grid, evaluations=evaluations, order=1)
     assert computed[0] and evaluations - 1 <= max(computed.sum(), 2) and computed.sum() <= evaluations
     np.testing.assert_array_equal(computed, caching.schedule(products, grid, threshold=threshold, order=1))
+  assert computed.all()  # with an evaluation for each step

@@ -69,9 +69,10 @@ def test_devices_share_weights_and_work():
 def test_more_videos_and_both_passes_at_once_take_as_much_more():
   network = lambda rows, **how: sampling.network(guided(**how), TOKENS, ONE, rows, weights="bfloat16")
   latents = 31 * 92 * 160 * 16  # numbers
-  assert [network(rows, together=on)["latents"] / (4 * latents) for rows, on in ((1, False), (2, False), (1, True))] == [10, 20, 14]
+  arrays = lambda rows, together: network(rows, together=together)["latents"] / (4 * latents)
+  assert [arrays(1, False), arrays(2, False), arrays(1, True)] == [10, 20, 14]
   with_logits, without = (network(1, together=True, attention=kind)["one block"] for kind in ("xla", "cudnn"))
-  assert with_logits - without == 2 * 2 * 4 * 12 * (2 * 114_080) ** 2  # passes, arrays, bytes, heads; the decoder's halves both ask
+  assert with_logits - without == 2 * 2 * 4 * 12 * (2 * 114_080) ** 2  # passes, arrays, bytes, heads; both halves ask
   one, two = (sampling.frames(released(), CLIP, ONE, rows) for rows in (1, 2))
   assert two == {"weights": one["weights"], "alive": 2 * one["alive"], "videos": 2 * one["videos"]}
 
