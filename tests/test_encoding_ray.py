@@ -1,5 +1,6 @@
 """Encoding on a local Ray cluster: the bytes are those of one process, also where an actor is killed meanwhile."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -34,14 +35,18 @@ def run(folder, tmp_path, monkeypatch):
 
 def actors():
   """The processes of this process's actors."""
-  parents = {int(stat.parent.name): int(stat.read_text().rpartition(")")[2].split()[1]) for stat in processes("stat")}
+  parents = {pid: int(stat.rpartition(")")[2].split()[1]) for pid, stat in processes("stat")}
   ours = lambda pid: pid == os.getpid() or pid in parents and ours(parents[pid])
-  return {int(line.parent.name) for line in processes("cmdline") if line.read_text().startswith("ray::Writer")
-          and ours(int(line.parent.name))}
+  writers = {pid for pid, line in processes("cmdline") if line.startswith("ray::Writer") and ours(pid)}
+  return {pid for pid in writers if parents[pid] not in writers}  # a decoder that is just starting has its actor's name
 
 
 def processes(name):
-  return [path / name for path in pathlib.Path("/proc").iterdir() if path.name.isdecimal() and (path / name).exists()]
+  """(process, what its file `name` says) of all that are there."""
+  for path in pathlib.Path("/proc").iterdir():
+    if path.name.isdecimal():
+      with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has ended meanwhile
+        yield int(path.name), (path / name).read_text()
 
 
 def test_actors_of_which_one_is_killed_write_the_same_bytes_as_one_process(run):

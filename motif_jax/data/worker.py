@@ -1,7 +1,7 @@
 """Processes that run functions for another one, each within a time limit: what hangs or crashes there costs a restart.
 
 `multiprocessing` would start the whole program again in each of its processes, encoders and compiler included; this one imports
-what it is asked to run and nothing else.  It is what `python -m motif_jax.data.worker FILE_DESCRIPTOR` runs.
+what it is asked to run and nothing else.  It is what `python -m motif_jax.data.worker FILE_DESCRIPTOR PARENT` runs.
 """
 
 import concurrent.futures
@@ -72,7 +72,8 @@ class Worker:
     self._pipe, theirs = multiprocessing.Pipe()
     with theirs:
       self._process = subprocess.Popen(
-          [sys.executable, "-m", "motif_jax.data.worker", str(theirs.fileno())], pass_fds=[theirs.fileno()],
+          [sys.executable, "-m", "motif_jax.data.worker", str(theirs.fileno()), str(os.getpid())],
+          pass_fds=[theirs.fileno()],
           env=os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, ["", *sys.path]))), stdin=subprocess.DEVNULL,
           start_new_session=True)  # Control-C is for the parent, which ends its workers
 
@@ -135,5 +136,6 @@ def leave_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-  threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
-  serve(Connection(int(sys.argv[1])))
+  pipe, parent = map(int, sys.argv[1:])
+  threading.Thread(target=leave_with, args=(parent,), daemon=True).start()  # it may have ended before we came here
+  serve(Connection(pipe))

@@ -41,6 +41,7 @@ class Watchdog:
     faulthandler.register(signal.SIGUSR1, STACKS, all_threads=True)
     self.beat(slow=True)
     if self._patience:
+      self._write()  # a process that is stopped at once has said until when it would be well
       threading.Thread(target=self._watch, daemon=True).start()
     return self
 
