@@ -202,9 +202,35 @@ def test_what_a_save_left_is_cleared_though_it_is_still_written(tmp_path):
   while not left.exists():
     time.sleep(0.001)
   with checkpoint.make_manager(tmp_path, CFG.train) as manager:
-    assert not writer.is_alive() and [path.name for path in (tmp_path / "checkpoints").iterdir()] == []
+    writer.join()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == []  # it had ended before, or would have left something
     checkpoint.save(manager, random_state(4), CFG)
   assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+def test_a_save_that_failed_deletes_no_older_checkpoint_however_late_orbax_hears_of_it(tmp_path, monkeypatch):
+  failed, late = threading.Event(), threading.Event()
+
+  def full(folder):
+    failed.set()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  with checkpoint.make_manager(tmp_path, keeping(1)) as manager:
+    checkpoint.save(manager, random_state(1), CFG)
+    manager.wait_until_finished()
+    finished = manager._wait_for_checkpointers  # in the thread that then deletes what is not kept
+    monkeypatch.setattr(manager, "_wait_for_checkpointers", lambda: (late.wait(), finished()))
+    monkeypatch.setattr(manifest, "write", full)
+    checkpoint.save(manager, random_state(2), CFG)
+    failed.wait()
+    with pytest.raises(OSError, match="No space left"):
+      for i in itertools.count():  # the steps of a run
+        time.sleep(0.01)
+        checkpoint.check(manager)
+        if i == 10:
+          late.set()
+    late.set()
+  assert list(checkpoint.folders(tmp_path)) == [1]
 
 
 def test_what_cannot_be_cleared_is_an_error_at_once(tmp_path, monkeypatch):

@@ -74,6 +74,13 @@ def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config, *, figu
   return True
 
 
+def check(manager: ocp.CheckpointManager) -> None:
+  """Raises what a save met that runs beside, once it has come to its end; waits for none."""
+  # `manager.check_for_errors` takes an error from the thread that deletes older steps, which then does, as if all were well.
+  if not manager.is_saving_in_progress():
+    manager.wait_until_finished()
+
+
 def beside(manager: ocp.CheckpointManager, step: int) -> dict:
   """What a run gave `save` to keep beside the state of `step`; empty where nothing is saved."""
   return stored.about(pathlib.Path(manager.directory) / str(step))["beside"]

@@ -150,7 +150,7 @@ def run(job: Job, *, heartbeat: str | None = None) -> TrainState:
       state, measured = steps[plan, closely](state, meshes.global_batch(mesh, batch))
       report.add(step + 1, bucket, measured, throughput.step_work(cfg, batch["latents"].shape[1:4], batch["text"].shape[1], plan,
                                                                   tuple(mesh.shape.values()), image=image))
-      manager.check_for_errors()  # of a save that runs beside: to hear of a full disk now, and not at the next save
+      checkpoint.check(manager)  # to hear of a full disk now, and not at the next save
       interrupted = interrupt.agreed()
       if interrupted:
         break
