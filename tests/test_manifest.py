@@ -1,5 +1,6 @@
 """Claims about damaged checkpoints: they are named, left out and put aside, and never half of one is taken for a whole."""
 
+import contextlib
 import dataclasses
 import errno
 import itertools
@@ -8,6 +9,7 @@ import os
 import shutil
 import threading
 import time
+import types
 
 import pytest
 
@@ -189,11 +191,9 @@ def test_what_a_save_left_is_cleared_though_it_is_still_written(tmp_path):
 
   def write():  # as the storage library does, which makes the folders that it lacks
     for i in itertools.count():
-      left.mkdir(parents=True, exist_ok=True)
-      try:
+      with contextlib.suppress(FileNotFoundError, FileExistsError):  # it may go at any moment
+        left.mkdir(parents=True, exist_ok=True)
         (left / f"{i % 50}").touch()
-      except FileNotFoundError:
-        pass
       if time.monotonic() > ends:
         return
 
@@ -236,9 +236,33 @@ def test_a_save_that_failed_deletes_no_older_checkpoint_however_late_orbax_hears
 def test_what_cannot_be_cleared_is_an_error_at_once(tmp_path, monkeypatch):
   (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(parents=True)
 
+  refused = []
+
   def refuse(path):
+    refused.append(path)
     raise PermissionError(errno.EACCES, "Permission denied", path)
 
   monkeypatch.setattr(shutil, "rmtree", refuse)
   with pytest.raises(PermissionError):
     checkpoint.make_manager(tmp_path, CFG.train)
+  assert len(refused) == 1
+
+
+@pytest.mark.parametrize("busy, raises", [(2, None), (9, OSError)])
+def test_clearing_is_tried_again_while_somebody_writes_and_not_for_ever(tmp_path, monkeypatch, busy, raises):
+  (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
+  clock, calls, rmtree = itertools.count(), [], shutil.rmtree
+
+  def remove(path):
+    calls.append(path)
+    assert len(calls) <= busy + 1
+    if len(calls) <= busy:
+      raise OSError(errno.ENOTEMPTY, "Directory not empty", path)
+    rmtree(path)
+
+  monkeypatch.setattr(shutil, "rmtree", remove)
+  monkeypatch.setattr(damage, "time", types.SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
+  monkeypatch.setattr(damage, "PATIENCE", 5)
+  with pytest.raises(raises) if raises else contextlib.nullcontext():
+    damage.clear_unfinished(tmp_path)
+  assert list(tmp_path.iterdir()) == [] or raises and 5 <= len(calls) <= 7

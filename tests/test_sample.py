@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from motif_jax import compiled, config, sample, stepwise
-from motif_jax.config import CacheConfig, TokenShiftConfig
+from motif_jax import compiled, config, mesh as meshes, sample, stepwise
+from motif_jax.config import CacheConfig, MeshConfig, TokenShiftConfig
 from motif_jax.encoders.registry import CODECS, TEXTS
 from motif_jax.flow import times
 from motif_jax.model import transformer
@@ -110,6 +110,19 @@ def test_padding_is_as_long_as_the_longest_text_needs_and_changes_nothing(params
   np.testing.assert_allclose(trimmed, long, atol=1e-5)
   np.testing.assert_allclose(of(with_sampling(together=False)), long, atol=1e-5)  # the empty text has two tokens there
   assert _differ(of(with_sampling(), length=2), long)  # which cuts a text
+
+
+@pytest.mark.parametrize("parts, batch, made", [(1, 2, [([7, 5], 2), ([9, 9], 1)]), (2, 8, [([7, 5, 9, 9], 3)])])
+def test_each_text_keeps_its_number_in_batches_that_the_devices_share_evenly(parts, batch, made):
+  def make(params, cfg, features, mask, *empty, indices, first_frame, **how):
+    assert len(features) == len(first_frame) == len(indices)
+    return indices
+
+  texts = [np.ones((n, 128), np.float32) for n in (1, 2, 3)]
+  mesh = meshes.make_mesh(MeshConfig(parts, 1, 1), devices=jax.devices()[:parts])
+  with jax.set_mesh(mesh):
+    assert list(sample.latents_of({}, CFG, texts, texts[0], key=None, grid=GRID, batch=batch, indices=[7, 5, 9],
+                                  first_frame=jnp.zeros((1, 1, *GRID[1:], 5)), make=make)) == made
 
 
 @pytest.mark.parametrize("together", [True, False])
