@@ -149,7 +149,7 @@ def test_a_stopped_process_is_noticed_and_all_go_on_from_the_checkpoint_to_the_s
     assert run.wait(3 * PATIENCE) == 0, output.read_text()[-3000:]
   said = output.read_text()
   assert "supervise: process 0 of 2 ended with status 76" in said or "gave no sign of life" in said
-  assert "most recent call first" in said and len(re.findall("from step \\d+ to 150", said)) == 2 and "done: step 150" in said
+  assert "most recent call first" in said and len(re.findall("from step \\d+ to 150", said)) >= 2 and "done: step 150" in said
   losses = metrics.read(work, "train/loss")
   assert [step for step, _ in losses] == list(range(1, 151)) and len(first) >= 55
   assert losses[:len(first)] == first  # what was done twice came to the same bits

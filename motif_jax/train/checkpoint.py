@@ -75,10 +75,11 @@ def save(manager: ocp.CheckpointManager, state: TrainState, cfg: Config, *, figu
 
 
 def check(manager: ocp.CheckpointManager) -> None:
-  """Raises what a save met that runs beside, once it has come to its end; waits for none."""
-  # `manager.check_for_errors` takes an error from the thread that deletes older steps, which then does, as if all were well.
-  if not manager.is_saving_in_progress():
-    manager.wait_until_finished()
+  """Raises what a save met that runs beside, on the first process once it has come to its end; waits for none."""
+  if jax.process_index():
+    manager.check_for_errors()
+  elif not manager.is_saving_in_progress():  # the first one deletes older steps, in a thread from which the call above takes the
+    manager.wait_until_finished()  # error away: that thread would delete them as if all were well
 
 
 def beside(manager: ocp.CheckpointManager, step: int) -> dict:

@@ -14,7 +14,7 @@ FOLDER = "damaged"  # in the work directory: where steps go that a run could not
 ELSEWHERE = ["another process found a fault in it"]
 UNFINISHED = "*.orbax-checkpoint-tmp*"  # folders of saves that did not come to their end
 STILL_WRITTEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)  # what deleting a folder meets while somebody writes in it
-QUIET, PATIENCE = 0.2, 60.0  # seconds: with nothing new, nobody writes any more; a disk's writes are over by then
+QUIET, PATIENCE = 1.0, 60.0  # seconds: with nothing new, nobody writes any more; a disk's writes are over by then
 
 
 def agreed(wrong: list[str]) -> list[str]:
