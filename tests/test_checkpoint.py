@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -102,6 +103,13 @@ def test_a_config_from_before_a_key_came_is_still_read():
   older["sample"]["guidance"] = 3.5  # the scale was all there was
   guidance = saved_config.config_from_json(older).sample.guidance
   assert (guidance.rule, guidance.scale, guidance.interval) == ("classifier_free", 3.5, (0.0, 1.0))
+
+
+def test_whatever_key_came_since_the_first_runs_an_early_config_is_still_read():
+  early = json.loads((pathlib.Path(__file__).parent / "early_config.json").read_text())  # of configs/smoke.py at 0ac3387
+  cfg = saved_config.config_from_json(early)
+  assert (cfg.seed, cfg.train.steps, cfg.sample.guidance.scale, cfg.sample.image_shift) == (0, 1200, 2.0, 8.0)
+  assert not saved_config.differences(early, cfg)
 
 
 def test_a_key_may_come_later_inside_another(monkeypatch):
