@@ -139,8 +139,8 @@ class Killed(Exception):
   """What a run ends with that is told nothing."""
 
 
-def _job(folder, *, stop_in=None, killed_in=None, bad=(), seen=None, held_out=(), previews=None, **train):
-  """A job on endless random batches; while batch `stop_in` is read, the process gets a SIGTERM, and in `killed_in` it is gone.
+def _job(folder, *, stop_in=None, told=signal.SIGTERM, killed_in=None, bad=(), seen=None, held_out=(), previews=None, **train):
+  """A job on endless random batches; while batch `stop_in` is read, the process is `told` to stop, and in `killed_in` it is gone.
 
   The batches in `bad` are not finite.  `train`: changes of config.train.
   """
@@ -149,7 +149,7 @@ def _job(folder, *, stop_in=None, killed_in=None, bad=(), seen=None, held_out=()
   def batches(step):
     for i in itertools.count(step):
       if i == stop_in:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), told)
       if i == killed_in:
         raise Killed
       if seen is not None:
@@ -168,11 +168,12 @@ def compiled(monkeypatch):
   monkeypatch.setattr(loop, "init_state", lambda key, cfg, mesh, optimizer, weights: _state(mesh, optimizer))
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, compiled, capsys):
-  handler, seen = signal.getsignal(signal.SIGTERM), []
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, compiled, capsys, told):
+  handler, seen = signal.getsignal(told), []
   whole = loop.run(_job(tmp_path / "whole"))
-  half = loop.run(_job(tmp_path / "parts", stop_in=1, seen=seen))
-  assert int(half.step) == 2 and seen == [0, 1] and signal.getsignal(signal.SIGTERM) is handler
+  half = loop.run(_job(tmp_path / "parts", stop_in=1, told=told, seen=seen))
+  assert int(half.step) == 2 and seen == [0, 1] and signal.getsignal(told) is handler
   assert "interrupted: step 2 is saved" in capsys.readouterr().out
   rest = loop.run(_job(tmp_path / "parts", seen=seen))
   assert int(rest.step) == 4 and seen == [0, 1, 2, 3]
