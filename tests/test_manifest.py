@@ -11,6 +11,7 @@ import threading
 import time
 import types
 
+import jax
 import pytest
 
 from motif_jax.train import checkpoint, damage, lock, manifest, stored
@@ -266,3 +267,11 @@ def test_clearing_is_tried_again_while_somebody_writes_and_not_for_ever(tmp_path
   with pytest.raises(raises) if raises else contextlib.nullcontext():
     damage.clear_unfinished(tmp_path)
   assert list(tmp_path.iterdir()) == [] or raises and 5 <= len(calls) <= 7
+
+
+def test_a_fault_is_told_by_the_first_process_and_by_those_that_found_it(tmp_path, monkeypatch, capsys):
+  told = lambda index, wrong: (monkeypatch.setattr(jax, "process_index", lambda: index), damage.say(tmp_path, wrong),
+                               capsys.readouterr().out)[-1]
+  assert told(0, damage.ELSEWHERE) == f"checkpoint {tmp_path} is damaged and is left out: another process found a fault in it\n"
+  assert told(1, damage.ELSEWHERE) == "" and told(1, ["a", "b", "c"]).endswith(": a; b; c\n")
+  assert told(1, list("abcde")).endswith(": a; b; c and 2 more\n")
