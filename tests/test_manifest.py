@@ -82,11 +82,12 @@ def test_a_run_goes_on_from_the_step_before_a_damaged_one_and_says_so(run, harm,
   checkpoint.check_architecture(run, CFG)
   assert checkpoint.find(run)[1] == 1
   capsys.readouterr()
-  assert_same(_restored(run), random_state(1, seed=1))
-  out = capsys.readouterr().out
-  assert "checkpoints/2 is damaged and is left out" in out and said in out
-  assert list(checkpoint.folders(run)) == [1] and (run / damage.FOLDER / "2").is_dir()
-  saved(run, 2)  # the run comes to that step again
+  with checkpoint.make_manager(run, CFG.train) as manager:
+    assert_same(checkpoint.restore(manager, ABSTRACT, CFG, ONE), random_state(1, seed=1))
+    out = capsys.readouterr().out
+    assert "checkpoints/2 is damaged and is left out" in out and said in out
+    assert list(checkpoint.folders(run)) == [1] and (run / damage.FOLDER / "2").is_dir()
+    assert checkpoint.save(manager, random_state(2), CFG)  # the run comes to that step again
   assert list(checkpoint.folders(run)) == [1, 2] and not manifest.faults(run / "checkpoints" / "2", full=True)
 
 
