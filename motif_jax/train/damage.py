@@ -1,4 +1,6 @@
-"""Checkpoints that are not what was written: all processes leave out the same ones, say so, and put them out of the way."""
+"""Checkpoints that are not whole: all processes leave out the same damaged ones, say so and put them out of the way; what saves
+left that were cut off is cleared.
+"""
 
 import errno
 import itertools
